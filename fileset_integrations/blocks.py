@@ -1,0 +1,193 @@
+"""Blocks: decoded rows of a file, and where they are kept once decoded.
+
+`StreamedBlocks` decodes a block whenever it is asked for, `KeptBlocks` once and keeps it in memory, `MappedBlocks` once
+per machine into files that every process maps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import pyarrow as pa
+
+from fileset_integrations.columns import Decoder, FittedColumns
+from fileset_integrations.decoder import Value
+from fileset_integrations.errors import FileSetLocationError, SpecError
+from fileset_integrations.fileset import FileSet
+from fileset_integrations.fits import KeptRows, read_block
+from fileset_integrations.forks import mend_after_fork
+from fileset_integrations.plan import BlockTable
+from fileset_integrations.storage.cache import cache_root, write_atomically
+
+Block = Mapping[str, Value]
+
+
+class StreamedBlocks:
+    """Decodes blocks from their files; keeps the few last asked for by `get`.
+
+    Args:
+        fs: The FileSet.
+        decoder: The way from its tables to arrays.
+        table: Where each block lies.
+        kept: Rows that the null policy leaves.
+        keep: Blocks that `get` keeps.
+    """
+
+    def __init__(self, fs: FileSet, decoder: Decoder, table: BlockTable, kept: KeptRows, keep: int) -> None:
+        self._fs, self._decoder, self._table, self._kept, self._keep = fs, decoder, table, kept, keep
+        self._lock = threading.Lock()
+        self._held: OrderedDict[int, Future[Block]] = OrderedDict()
+        mend_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Keep what is decoded; forget what other threads were decoding."""
+        self._lock = threading.Lock()
+        self._held = OrderedDict((block, future) for block, future in self._held.items() if future.done())
+
+    def load(self, block: int) -> Block:
+        """One block, decoded anew or from where it is kept.
+
+        Raises:
+            FileSetCorruptError: Its file cannot be read; names it.
+            ColumnError: A value has no tensor as asked for.
+        """
+        return self.decode(block)
+
+    def decode(self, block: int) -> Block:
+        """Decode one block from its file."""
+        table = read_block(self._fs, self._table, block, self._decoder.columns, self._decoder.dictionaries)
+        if (mask := self._kept.mask(block)) is not None:
+            table = table.filter(pa.array(mask))
+        try:
+            return self._decoder.decode(table)
+        except Exception as error:
+            error.add_note(f"in file {self._fs.files()[int(self._table.file[block])]}")
+            raise
+
+    def get(self, block: int) -> Block:
+        """One block, of the last few asked for or as `load` gives it. For callers from any thread."""
+        with self._lock:
+            future = self._held.get(block)
+            if mine := future is None:
+                future = self._held[block] = Future()
+                while len(self._held) > self._keep:
+                    self._held.popitem(last=False)
+            self._held.move_to_end(block)
+        if mine:
+            try:
+                future.set_result(self._fetch(block))
+            except BaseException as error:
+                with self._lock:  # the next caller tries again
+                    if self._held.get(block) is future:
+                        del self._held[block]
+                future.set_exception(error)
+        return future.result()
+
+    def _fetch(self, block: int) -> Block:
+        return self.load(block)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_held")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock(), _held=OrderedDict())
+        mend_after_fork(self)
+
+
+class KeptBlocks(StreamedBlocks):
+    """Decodes each block once and keeps it in memory."""
+
+    def __init__(self, fs: FileSet, decoder: Decoder, table: BlockTable, kept: KeptRows) -> None:
+        super().__init__(fs, decoder, table, kept, keep=max(len(table), 1))
+
+    def load(self, block: int) -> Block:
+        return self.get(block)
+
+    def _fetch(self, block: int) -> Block:
+        return self.decode(block)
+
+
+class MappedBlocks(StreamedBlocks):
+    """Decodes each block once per machine, into files of the cache directory that are mapped from then on.
+
+    Args:
+        columns: What the tensors are, for the key of the files.
+        cache_dir: The cache directory.
+        cache_bytes: Most bytes that the blocks may take on disk; None: what is free.
+
+    Raises:
+        SpecError: All blocks together take more than `cache_bytes`.
+        FileSetLocationError: They take more than is free.
+    """
+
+    def __init__(
+        self,
+        fs: FileSet,
+        decoder: Decoder,
+        table: BlockTable,
+        kept: KeptRows,
+        columns: FittedColumns | None,
+        cache_dir: str | os.PathLike[str] | None,
+        cache_bytes: int | None,
+    ) -> None:
+        super().__init__(fs, decoder, table, kept, keep=64)
+        spec = "" if columns is None else columns.to_json()
+        key = hashlib.sha256(f"{fs.snapshot_id}\0{spec}".encode()).hexdigest()
+        self._folder = cache_root(cache_dir) / "blocks" / key
+        needed = int(kept.rows.sum()) * decoder.row_bytes
+        if cache_bytes is not None and needed > cache_bytes:
+            raise SpecError(
+                f"cache_bytes={cache_bytes}: the decoded blocks of {fs!r} take {needed} bytes. Pass at least that, or "
+                "blocks='stream'."
+            )
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        free = shutil.disk_usage(self._folder).free
+        if not any(self._folder.iterdir()) and needed > free:
+            raise FileSetLocationError(
+                f"{self._folder}: the decoded blocks of {fs!r} take {needed} bytes, {free} are free. Pass another "
+                "cache_dir=, or blocks='stream'."
+            )
+
+    def load(self, block: int) -> Block:
+        folder = self._folder / str(block)
+        complete = folder / "complete"
+        if not complete.exists():
+            with filelock.FileLock(self._folder / f"{block}.lock"):
+                if not complete.exists():
+                    self._write(folder, self.decode(block))
+        return {tensor.name: _map(folder, place) for place, tensor in enumerate(self._decoder.tensors)}
+
+    def _write(self, folder: Path, block: Block) -> None:
+        folder.mkdir(exist_ok=True, mode=0o700)
+        for place, value in enumerate(block.values()):
+            if isinstance(value, pa.Array):
+                sink = pa.BufferOutputStream()
+                batch = pa.record_batch([value], names=["values"])
+                with pa.ipc.new_file(sink, batch.schema) as writer:
+                    writer.write_batch(batch)
+                write_atomically(folder / f"{place}.arrow", sink.getvalue().to_pybytes())
+            else:
+                temporary = folder / f".{place}.npy"
+                np.save(temporary, value, allow_pickle=False)
+                temporary.replace(folder / f"{place}.npy")
+        write_atomically(folder / "complete", json.dumps(list(block)).encode())
+
+
+def _map(folder: Path, place: int) -> Value:
+    numbers = folder / f"{place}.npy"
+    if numbers.exists():
+        if numbers.stat().st_size and (mapped := np.load(numbers, mmap_mode="r", allow_pickle=False)).size:
+            return np.asarray(mapped)
+        return np.load(numbers, allow_pickle=False)  # nothing to map
+    return pa.ipc.open_file(pa.memory_map(str(folder / f"{place}.arrow"))).read_all()["values"].combine_chunks()

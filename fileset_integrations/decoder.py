@@ -1,0 +1,120 @@
+"""The way from a file's table to a block's arrays, for tensors whose columns and types are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fileset_integrations.tensors import Fill, codes, is_text, put_lists, put_numbers, rows_with_nulls, whole
+
+Value = Any  # a block's column: numbers as a NumPy array, strings and bytes as an Arrow array
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One tensor of a batch.
+
+    Attributes:
+        name: Its name in the batch.
+        shape: Shape of one row; a batch has one more axis in front.
+        dtype: Its dtype; `object` for strings and bytes, which come as lists.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BoundTensor:
+    """One tensor of a batch, bound to columns whose types are known."""
+
+    spec: TensorSpec
+    columns: tuple[str, ...]
+    kind: Literal["numbers", "lists", "codes", "values"]  # values: strings and bytes, which stay in Arrow
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.spec.shape)
+
+
+def _holds_nulls(tensor: BoundTensor) -> bool:
+    """Whether nulls have a form in the tensor: NaN in floats, None in lists of strings."""
+    return tensor.kind == "values" or (tensor.kind == "numbers" and tensor.spec.dtype.kind == "f")
+
+
+class Decoder:
+    """The way from a file's table to a block's arrays, checked against a schema.
+
+    Attributes:
+        columns: Columns to read, in the schema's order.
+        dictionaries: Those of them to read as dictionaries.
+        tensors: What a batch consists of.
+        no_nulls: Columns whose nulls are an error.
+        dropping: Columns whose nulls drop the row.
+        row_bytes: Bytes that a decoded row takes, strings guessed.
+    """
+
+    def __init__(
+        self,
+        schema: pa.Schema,
+        tensors: Sequence[BoundTensor],
+        policies: Mapping[str, Fill],
+        vocabularies: Mapping[str, pa.Array],
+        nan_for_null: bool,
+    ) -> None:
+        self._tensors, self._policies, self._vocabularies = tuple(tensors), dict(policies), dict(vocabularies)
+        self._nan_for_null = nan_for_null
+        used = {name for tensor in tensors for name in tensor.columns}
+        self.columns = [name for name in schema.names if name in used]
+        texts = {name for tensor in tensors if tensor.kind == "codes" for name in tensor.columns}
+        self.dictionaries = [name for name in self.columns if name in texts and is_text(schema.field(name).type)]
+        self.tensors = tuple(tensor.spec for tensor in tensors)
+        self.no_nulls = [name for name in self.columns if self._policies.get(name) == "error"]
+        if nan_for_null:
+            self.no_nulls = [tensor.columns[0] for tensor in tensors if not _holds_nulls(tensor)]
+        self.dropping = [name for name in self.columns if self._policies.get(name) == "drop"]
+        self.row_bytes = sum(
+            32 if tensor.kind == "values" else tensor.size * tensor.spec.dtype.itemsize for tensor in tensors
+        )
+
+    def decode(self, table: pa.Table) -> dict[str, Value]:
+        """Arrays of all rows of a table: C-contiguous, writable, owning their memory.
+
+        Raises:
+            NullValueError: Nulls where the policy is "error".
+            ColumnError: Values that have no tensor as asked for.
+        """
+        return {tensor.spec.name: self._decode(tensor, table) for tensor in self._tensors}
+
+    def _decode(self, tensor: BoundTensor, table: pa.Table) -> Value:
+        spec = tensor.spec
+        if tensor.kind == "values":
+            return whole(table[tensor.columns[0]])
+        if tensor.kind == "codes":
+            name = tensor.columns[0]
+            return codes(table[name], self._vocabularies[name], self._fill(name))
+        out = np.empty((table.num_rows, tensor.size), spec.dtype)
+        if tensor.kind == "lists":
+            put_lists(out, table[tensor.columns[0]], tensor.columns[0], self._fill(tensor.columns[0]))
+        else:
+            for place, name in enumerate(tensor.columns):
+                put_numbers(out[:, place], table[name], name, self._fill(name), self._nan_for_null)
+        return out.reshape(table.num_rows, *spec.shape)
+
+    def _fill(self, column: str) -> Fill:
+        policy = self._policies.get(column)
+        return None if policy in ("error", "drop") else policy
+
+    def kept_rows(self, table: pa.Table) -> NDArray[np.bool_]:
+        """Which rows of a table the "drop" policy keeps, shape (rows,)."""
+        kept = np.ones(table.num_rows, np.bool_)
+        for name in self.dropping:
+            kept &= ~rows_with_nulls(table[name])
+        return kept

@@ -1,0 +1,1 @@
+"""Engines run a query and write its result as Parquet files."""

@@ -1,0 +1,457 @@
+"""FileSet: an immutable snapshot of a SQL query's result, as Parquet files and a manifest under one name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fileset_integrations.errors import (
+    ColumnError,
+    FileSetAlreadyDeletedError,
+    FileSetCannotDeleteError,
+    FileSetCorruptError,
+    FileSetError,
+    FileSetExistsError,
+    FileSetLocationError,
+    SpecError,
+)
+from fileset_integrations.manifest import Manifest, file_table, mask_secrets
+from fileset_integrations.spec import MAX_SEED, as_int
+from fileset_integrations.storage.directory import Storage, check_name, open_storage
+from fileset_integrations.storage.footers import read_footers, total_nulls
+from fileset_integrations.storage.foreign import describe_directory
+from fileset_integrations.storage.verification import find_problems
+
+if TYPE_CHECKING:
+    import duckdb
+    import tensorflow as tf
+
+    from fileset_integrations.torch import FileSetIterableDataset
+
+_IfExists = Literal["error", "open"]
+
+
+class FileSet:
+    """An immutable snapshot of a query's result. The constructor opens one; `FileSet.make` makes one.
+
+    Args:
+        target_stage_loc: The directory or URL that holds the FileSet.
+        name: Its name there.
+        sf_connection: A Snowflake connection, for a location that is a stage.
+        connection_name: Name of a Snowflake connection profile, likewise.
+        storage_options: Options for fsspec, for a location that is a URL. Never shown or stored.
+
+    Raises:
+        FileSetNotFoundError: There is no complete FileSet of that name.
+        FileSetCorruptError: Its manifest is damaged.
+        FileSetLocationError: The location or the name is not one that can be read.
+    """
+
+    def __init__(
+        self,
+        *,
+        target_stage_loc: str | os.PathLike[str],
+        name: str,
+        sf_connection: object | None = None,
+        connection_name: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        _refuse_snowflake(sf_connection, connection_name)
+        storage = open_storage(target_stage_loc, storage_options)
+        manifest = Manifest.from_bytes(storage.read_manifest(check_name(name)), storage.url(name))
+        self._set(storage, name, storage.url(name), manifest, managed=True)
+
+    def _set(self, storage: Storage, name: str, root: str, manifest: Manifest, *, managed: bool) -> None:
+        self._storage, self._name, self._root, self._manifest = storage, name, root, manifest
+        self._managed, self._deleted = managed, False
+
+    @classmethod
+    def make(
+        cls,
+        *,
+        target_stage_loc: str | os.PathLike[str],
+        name: str,
+        query: str,
+        sf_connection: object | None = None,
+        connection_name: str | None = None,
+        duckdb_connection: duckdb.DuckDBPyConnection | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+        shuffle_key: str | Sequence[str] | None = None,
+        max_file_bytes: int = 32 * 2**20,
+        if_exists: _IfExists = "error",
+        store_query: bool = True,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> FileSet:
+        """Run a query and keep its result under a name. Nothing opens under that name until all of it is written.
+
+        Args:
+            target_stage_loc: The directory or URL to make it in; a missing directory is made.
+            name: A letter or digit, then letters, digits, ".", "_", "=" and "-".
+            query: Exactly one SELECT.
+            sf_connection: A Snowflake connection that runs the query.
+            connection_name: Name of a Snowflake connection profile that does.
+            duckdb_connection: The embedded engine's connection, for queries over its own tables and views. None: an
+                empty in-memory database, for queries over files.
+            shuffle: Shuffle the rows globally before they are written.
+            seed: Seed of that shuffle.
+            shuffle_key: Columns that together are unique, by whose hash rows are ordered: the same rows give the same
+                files whatever order the query returns them in. None: by their number in the query's order.
+            max_file_bytes: Size that files should have; a target, not a bound.
+            if_exists: "error", or "open": open what stands under that name if it was made from the same query, shuffle,
+                seed, key and engine.
+            store_query: Keep the query's text (secrets masked) in the manifest; its sha256 is kept in any case.
+            storage_options: Options for fsspec, for a location that is a URL. Never shown or stored.
+
+        Raises:
+            QueryError: The query is not exactly one SELECT, or it failed.
+            FileSetExistsError: The name is taken, or, with if_exists="open", by another FileSet.
+            FileSetLocationError: The location cannot be written, or the name is not one.
+            ColumnError: `shuffle_key` is not unique.
+            SpecError: Another argument is out of range.
+        """
+        from fileset_integrations.engines import duckdb as engine
+
+        _refuse_snowflake(sf_connection, connection_name)
+        storage = open_storage(target_stage_loc, storage_options)
+        check_name(name)
+        if if_exists not in ("error", "open"):
+            raise SpecError(f"if_exists={if_exists!r}: pass 'error' or 'open'.")
+        seed, max_file_bytes = as_int(seed, "seed"), as_int(max_file_bytes, "max_file_bytes")
+        if not 0 <= seed <= MAX_SEED:
+            raise SpecError(f"seed={seed} lies outside [0, 2**63). Pass a non-negative 63-bit integer.")
+        if max_file_bytes < 1:
+            raise SpecError(f"max_file_bytes={max_file_bytes}: pass the size that files should have, in bytes.")
+        keys = () if shuffle_key is None else (shuffle_key,) if isinstance(shuffle_key, str) else tuple(shuffle_key)
+        if keys and not shuffle:
+            raise SpecError(f"shuffle_key={shuffle_key!r} is for shuffle=True. Pass both, or neither.")
+        connection = duckdb_connection if duckdb_connection is not None else engine.connect()
+        try:
+            parsed = engine.parse(query, connection)
+            wanted = Manifest(
+                snapshot_id=str(uuid.uuid4()),
+                files=file_table([]),
+                schema=pa.schema([]),
+                query=mask_secrets(parsed.text) if store_query else None,
+                query_sha256=hashlib.sha256(parsed.text.strip().encode()).hexdigest(),
+                engine=engine.NAME,
+                engine_version=engine.VERSION,
+                shuffle=bool(shuffle),
+                shuffle_key=keys,
+                seed=seed,
+                reproducible=bool(keys),
+                created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            )
+            with storage.making(name):
+                if storage.exists(name):
+                    return cls._existing(storage, name, wanted, if_exists)
+                staged = storage.stage(name)
+                try:
+                    schema, files = engine.write(
+                        parsed,
+                        staged,
+                        connection,
+                        shuffle=wanted.shuffle,
+                        seed=seed,
+                        shuffle_key=keys,
+                        max_file_bytes=max_file_bytes,
+                    )
+                    footers = read_footers(open_storage(staged), [str(staged / file.path) for file in files])
+                    prefix = storage.data_prefix(staged)
+                    manifest = replace(
+                        wanted,
+                        files=file_table([replace(file, path=prefix + file.path) for file in files]),
+                        schema=schema,
+                        null_counts=total_nulls(footers),
+                    )
+                    storage.publish(staged, name, [file.path for file in files], manifest.to_bytes())
+                except FileSetExistsError:
+                    if if_exists == "open":
+                        return cls._existing(storage, name, wanted, if_exists)
+                    raise
+                except OSError as error:
+                    if isinstance(error, FileSetError):
+                        raise
+                    raise FileSetLocationError(
+                        f"{storage.url(name)}: cannot be written ({error.strerror or error}). Pass a target_stage_loc "
+                        "with room in which you may write."
+                    ) from error
+                finally:
+                    shutil.rmtree(staged, ignore_errors=True)
+        finally:
+            if duckdb_connection is None:
+                connection.close()
+        made = cls.__new__(cls)
+        made._set(storage, name, storage.url(name), manifest, managed=True)
+        return made
+
+    @classmethod
+    def _existing(cls, storage: Storage, name: str, wanted: Manifest, if_exists: _IfExists) -> FileSet:
+        if if_exists == "error":
+            raise storage.taken(name)
+        root = storage.url(name)
+        found = Manifest.from_bytes(storage.read_manifest(name), root)
+        for fact, what in _IDENTITY.items():
+            theirs, ours = getattr(found, fact), getattr(wanted, fact)
+            if theirs != ours:
+                values = "" if fact == "query_sha256" else f" ({theirs!r} there, {ours!r} asked for)"
+                raise FileSetExistsError(
+                    f"{root} exists and was made with another {what}{values}. Choose another name, or remove it first "
+                    "with FileSet(...).delete()."
+                )
+        opened = cls.__new__(cls)
+        opened._set(storage, name, root, found, managed=True)
+        return opened
+
+    @classmethod
+    def from_parquet(
+        cls, location: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None
+    ) -> FileSet:
+        """Open a directory of Parquet files that others wrote, with all below it; footers are read in parallel.
+
+        The order of files is that of their relative paths, data_2 before data_10. Files and directories whose names
+        start with "_" or "." are skipped. Such a FileSet has no manifest of its own and cannot be deleted.
+
+        Args:
+            location: The directory or URL.
+            storage_options: Options for fsspec, for a URL.
+
+        Raises:
+            FileSetNotFoundError: There is no Parquet file.
+            SchemaMismatchError: The files differ in their schema.
+            FileSetCorruptError: A file is not a whole Parquet file.
+        """
+        storage = open_storage(location, storage_options)
+        root = storage.location
+        manifest = describe_directory(storage)
+        opened = cls.__new__(cls)
+        opened._set(storage, root.rstrip("/").rsplit("/", 1)[-1], root, manifest, managed=False)
+        return opened
+
+    @classmethod
+    def open(cls, where: str, storage_options: Mapping[str, Any] | None = None) -> FileSet:
+        """Open a FileSet by one text, "LOCATION/NAME", as configs and the command line write it."""
+        location, _, name = where.rstrip("/").rpartition("/")
+        if not name:
+            raise FileSetLocationError(f"{where!r} is not of the form LOCATION/NAME, such as 'data/filesets/flights'.")
+        return cls(target_stage_loc=location or ".", name=name, storage_options=storage_options)
+
+    @property
+    def name(self) -> str:
+        """Name under which it stands at its location."""
+        return self._name
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the snapshot consists of and where it comes from."""
+        return self._checked()
+
+    @property
+    def snapshot_id(self) -> str:
+        """Identity of the snapshot: a UUID, or a digest of the files where others wrote them."""
+        return self._checked().snapshot_id
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Arrow schema of the files."""
+        return self._checked().schema
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all files together."""
+        return self._checked().num_rows
+
+    def files(self) -> list[str]:
+        """Absolute path or URL of every file, in the snapshot's order."""
+        return [f"{self._root}/{path}" for path in self._checked().paths]
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __bool__(self) -> bool:
+        return True  # a FileSet of zero rows is a FileSet
+
+    def __repr__(self) -> str:
+        if self._managed:
+            return f"FileSet(target_stage_loc={self._storage.location!r}, name={self._name!r})"
+        return f"FileSet.from_parquet({self._root!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Without the storage, whose fsspec options may hold credentials.
+        kept = {name: value for name, value in self.__dict__.items() if name != "_storage"}
+        return {**kept, "location": self._storage.location}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _storage=open_storage(state.pop("location")))
+
+    def _checked(self) -> Manifest:
+        if self._deleted:
+            raise FileSetAlreadyDeletedError(f"{self._root} was deleted. Make it again with FileSet.make(...).")
+        return self._manifest
+
+    def to_arrow(self, columns: Sequence[str] | None = None, limit: int | None = None) -> pa.Table:
+        """The rows in the snapshot's order, as written: nothing is converted.
+
+        Args:
+            columns: Names of columns, in the order wanted; None: all.
+            limit: At most so many rows; no further file is read.
+
+        Raises:
+            ColumnError: There is no such column.
+        """
+        schema = self._checked().schema
+        names = schema.names if columns is None else list(columns)
+        for name in names:
+            if name not in schema.names:
+                raise ColumnError(f"There is no column {name!r}. Columns: {', '.join(schema.names)}.")
+        wanted = self.num_rows if limit is None else max(as_int(limit, "limit"), 0)
+        tables: list[pa.Table] = []
+        for file in range(self._manifest.files.num_rows):
+            if wanted <= 0:
+                break
+            tables.append(self.read_file(file, names).slice(0, wanted))
+            wanted -= tables[-1].num_rows
+        if not tables:
+            return pa.schema([schema.field(name) for name in names]).empty_table()
+        return pa.concat_tables(tables).select(names)
+
+    def read_file(
+        self,
+        file: int,
+        columns: Sequence[str],
+        row_groups: Sequence[int] | None = None,
+        dictionaries: Sequence[str] = (),
+    ) -> pa.Table:
+        """Columns of one file, on one thread; only these columns are read.
+
+        Args:
+            file: Index of the file.
+            columns: Names of columns.
+            row_groups: Row groups to read; None: all.
+            dictionaries: Those of the columns to read as dictionaries, strings only.
+
+        Raises:
+            FileSetCorruptError: The file is missing or cannot be decoded; names it.
+        """
+        path = f"{self._root}/{self._checked().files['path'][file]}"
+        try:
+            with self._storage.open(path) as opened:
+                parquet = pq.ParquetFile(opened, read_dictionary=list(dictionaries))
+                if row_groups is None:
+                    return parquet.read(columns=list(columns), use_threads=False)
+                return parquet.read_row_groups(list(row_groups), columns=list(columns), use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise FileSetCorruptError(
+                f"{path}: cannot be read ({error}). verify() says what is wrong with which file; make or copy the "
+                "FileSet again."
+            ) from error
+
+    def scan(self, columns: Sequence[str], dictionaries: Sequence[str] = ()) -> Iterator[pa.Table]:
+        """Columns of every file, in order, a few files read ahead by threads."""
+        threads = min(os.cpu_count() or 1, 8)
+        with ThreadPoolExecutor(threads, thread_name_prefix="fileset-scan") as pool:
+            ahead = [
+                pool.submit(self.read_file, file, columns, None, dictionaries)
+                for file in range(min(threads + 1, self._manifest.files.num_rows))
+            ]
+            for file in range(self._manifest.files.num_rows):
+                yield ahead.pop(0).result()
+                following = file + threads + 1
+                if following < self._manifest.files.num_rows:
+                    ahead.append(pool.submit(self.read_file, following, columns, None, dictionaries))
+
+    def verify(self) -> None:
+        """Compare every file with the manifest: size, sha256 where known, footer.
+
+        Raises:
+            FileSetCorruptError: Names each file that is missing or differs, and how.
+        """
+        manifest = self._checked()
+        problems = find_problems(self._storage, self._root, manifest)
+        if problems:
+            count = f"{len(problems)} of {manifest.files.num_rows}"
+            raise FileSetCorruptError(
+                f"{self._root}: {count} files are not what was written. Make or copy the FileSet again.\n  "
+                + "\n  ".join(problems)
+            )
+
+    def delete(self) -> None:
+        """Remove the manifest, then exactly the files that it lists. This object then refuses every use.
+
+        Raises:
+            FileSetCannotDeleteError: The files were written by others, or could not all be removed.
+        """
+        manifest = self._checked()
+        if not self._managed:
+            raise FileSetCannotDeleteError(
+                f"{self._root} was opened with from_parquet: its files were written by others. Remove them by hand."
+            )
+        self._storage.remove(self._name, manifest.paths)
+        self._deleted = True
+
+    def to_torch_datapipe(
+        self, *, batch_size: int, shuffle: bool = False, drop_last_batch: bool = True, **options: Any
+    ) -> FileSetIterableDataset:
+        """Batches for `torch.utils.data.DataLoader(pipe, batch_size=None)`: dicts of tensors, one a column.
+
+        Args:
+            batch_size: Rows per batch.
+            shuffle: Draw a new order of rows for every iteration.
+            drop_last_batch: Leave out the last batch where it is not full.
+            **options: The other arguments of `fileset_integrations.torch.FileSetIterableDataset`.
+        """
+        return self.to_torch_dataset(batch_size=batch_size, shuffle=shuffle, drop_last_batch=drop_last_batch, **options)
+
+    def to_torch_dataset(
+        self, *, batch_size: int, shuffle: bool = False, drop_last_batch: bool = True, **options: Any
+    ) -> FileSetIterableDataset:
+        """The same as `to_torch_datapipe`: an `IterableDataset` that yields whole batches."""
+        from fileset_integrations.torch import FileSetIterableDataset
+
+        return FileSetIterableDataset(
+            self, batch_size=batch_size, shuffle=shuffle, drop_last_batch=drop_last_batch, **options
+        )
+
+    def to_tf_dataset(
+        self, *, batch_size: int, shuffle: bool = False, drop_last_batch: bool = True, **options: Any
+    ) -> tf.data.Dataset:
+        """A `tf.data.Dataset` of batches: dicts of tensors, one a column.
+
+        Args:
+            batch_size: Rows per batch.
+            shuffle: Draw a new order of rows for every iteration.
+            drop_last_batch: Leave out the last batch where it is not full.
+            **options: The other arguments of `fileset_integrations.tensorflow.to_tf_dataset`.
+        """
+        from fileset_integrations.tensorflow import to_tf_dataset
+
+        return to_tf_dataset(self, batch_size=batch_size, shuffle=shuffle, drop_last_batch=drop_last_batch, **options)
+
+
+# What two FileSets must share for if_exists="open", and its name in the error.
+_IDENTITY = {
+    "query_sha256": "query",
+    "shuffle": "shuffle",
+    "seed": "seed",
+    "shuffle_key": "shuffle_key",
+    "engine": "engine",
+}
+
+
+def _refuse_snowflake(sf_connection: object | None, connection_name: str | None) -> None:
+    if sf_connection is not None or connection_name is not None:
+        given = "connection_name" if sf_connection is None else "sf_connection"
+        raise FileSetLocationError(
+            f"{given} asks for Snowflake, which this version does not read or write yet. Leave it out: the embedded "
+            "engine runs the query, on duckdb_connection= where it needs tables of yours."
+        )

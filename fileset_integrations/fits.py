@@ -1,0 +1,121 @@
+"""What a reader must know of a snapshot before its first batch: vocabularies, and which rows the null policy leaves.
+
+Each is computed in one pass over the columns concerned, and remembered in the cache directory under the snapshot's
+identity: snapshots never change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fileset_integrations.columns import Columns, Decoder, FittedColumns
+from fileset_integrations.errors import ColumnError, NullValueError
+from fileset_integrations.fileset import FileSet
+from fileset_integrations.plan import BlockTable
+from fileset_integrations.storage.cache import cache_root, write_atomically
+
+
+def fit_once(columns: Columns, fs: FileSet, cache_dir: str | os.PathLike[str] | None) -> FittedColumns:
+    """The columns fitted on a FileSet, from the cache directory where they were fitted before.
+
+    Raises:
+        ColumnError: A column is missing or cannot be used as asked.
+    """
+    path = _remembered("columns", fs, json.dumps(columns.to_json()), cache_dir).with_suffix(".json")
+    if path.exists():
+        try:
+            return FittedColumns.load(path)
+        except ColumnError:
+            path.unlink(missing_ok=True)  # written by another version: fit again
+    fitted = columns.fit(fs)
+    write_atomically(path, fitted.to_json().encode())
+    return fitted
+
+
+def check_nulls(decoder: Decoder, fs: FileSet) -> None:
+    """Refuse columns that hold nulls where that is an error; reads rows only where the files keep no counts.
+
+    Raises:
+        NullValueError: Names the column, its type and how many nulls it has.
+    """
+    known = fs.manifest.null_counts
+    unknown = [name for name in decoder.no_nulls if name not in known]
+    counts = {name: known[name] for name in decoder.no_nulls if name in known} | dict.fromkeys(unknown, 0)
+    if unknown:
+        for table in fs.scan(unknown):
+            for name in unknown:
+                counts[name] += table[name].null_count
+    for name, count in counts.items():
+        if count:
+            raise NullValueError(
+                f"Column {name!r} ({fs.schema.field(name).type}) of {fs!r} holds {count} nulls in {fs.num_rows} rows. "
+                f"Say what becomes of them: Columns(..., nulls={{{name!r}: 'drop'}}) leaves such rows out, "
+                f"nulls={{{name!r}: 0}} fills them with 0; or COALESCE them in the query."
+            )
+
+
+class KeptRows:
+    """Which rows of each block remain under the null policy "drop".
+
+    Attributes:
+        rows: Rows that remain in each block, shape (blocks,).
+    """
+
+    def __init__(self, blocks: BlockTable, masks: dict[int, NDArray[np.uint8]]) -> None:
+        self._blocks, self._masks = blocks, masks  # bits, for blocks that lose rows
+        self.rows = blocks.rows.copy()
+        for block in masks:
+            self.rows[block] = np.bitwise_count(masks[block]).sum()  # the bits beyond the rows are 0
+
+    def mask(self, block: int) -> NDArray[np.bool_] | None:
+        """Which rows of a block remain, shape (rows,); None: all."""
+        if block not in self._masks:
+            return None
+        return np.unpackbits(self._masks[block], count=int(self._blocks.rows[block])).astype(np.bool_)
+
+
+def kept_rows(decoder: Decoder, fs: FileSet, blocks: BlockTable, cache_dir: str | os.PathLike[str] | None) -> KeptRows:
+    """Find the rows that the null policy "drop" leaves, in one pass over its columns, or from the cache directory."""
+    known = fs.manifest.null_counts
+    dropping = [name for name in decoder.dropping if known.get(name, 1)]
+    if not dropping or not len(blocks):
+        return KeptRows(blocks, {})
+    path = _remembered("kept", fs, json.dumps(sorted(dropping)), cache_dir).with_suffix(".npz")
+    if path.exists():
+        with np.load(path, allow_pickle=False) as saved:
+            return KeptRows(blocks, {int(name): saved[name] for name in saved.files})
+    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="fileset-nulls") as pool:
+        found = pool.map(lambda block: _mask(decoder, fs, blocks, block, dropping), range(len(blocks)))
+        masks = {block: np.packbits(mask) for block, mask in enumerate(found) if not mask.all()}
+    sink = io.BytesIO()
+    np.savez_compressed(sink, allow_pickle=False, **{str(block): bits for block, bits in masks.items()})
+    write_atomically(path, sink.getvalue())
+    return KeptRows(blocks, masks)
+
+
+def _mask(decoder: Decoder, fs: FileSet, blocks: BlockTable, block: int, columns: list[str]) -> NDArray[np.bool_]:
+    return decoder.kept_rows(read_block(fs, blocks, block, columns))
+
+
+def read_block(
+    fs: FileSet, blocks: BlockTable, block: int, columns: list[str], dictionaries: list[str] | None = None
+) -> pa.Table:
+    """Columns of one block as they stand in its file."""
+    groups = int(blocks.num_groups[block])
+    first = int(blocks.first_group[block])
+    row_groups = None if groups < 0 else range(first, first + groups)
+    return fs.read_file(int(blocks.file[block]), columns, row_groups, dictionaries or ())
+
+
+def _remembered(what: str, fs: FileSet, spec: str, cache_dir: str | os.PathLike[str] | None) -> Path:
+    key = hashlib.sha256(f"{fs.snapshot_id}\0{spec}".encode()).hexdigest()
+    return cache_root(cache_dir) / what / key

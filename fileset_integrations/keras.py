@@ -1,0 +1,164 @@
+"""Keras: a `PyDataset` over a FileSet, on any backend."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+from fileset_integrations.columns import Columns, FittedColumns
+from fileset_integrations.errors import MissingDependencyError, SpecError
+from fileset_integrations.fileset import FileSet
+from fileset_integrations.reader import BlockMode, FileSetReader, Transform
+from fileset_integrations.spec import Shard, as_int
+
+try:
+    import keras
+except ImportError as error:  # pragma: no cover - seen only where keras is not installed
+    raise MissingDependencyError(
+        f"{error}. Keras is optional: pip install 'fileset-integrations[keras]', and torch, tensorflow or jax for it."
+    ) from error
+
+_REPEATS_BEFORE_WARNING = 3  # Keras asks for the first batch once to build a model, and once an epoch
+_THREAD_SKEW = 16  # threads of a PyDataset ask for batches nearly in order
+
+
+class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
+    """Batches of a FileSet for `model.fit`, `evaluate` and `predict`: `(x, y)`, `(x, y, weight)`, or x alone.
+
+    x is the dict of features, or the array itself where there is one feature; without `columns`, a batch is a dict of
+    one array a column. Batch `i` of an epoch is the same whichever thread or process asks for it, and in whatever
+    order, so `fit`'s own `shuffle=True`, which permutes the indices, does no harm. Pass `callbacks=[ds.callback()]` to
+    `fit`: Keras tells a dataset its epoch in no other way, and without it the order of rows repeats.
+
+    Args:
+        fs: The FileSet.
+        columns: Which columns become which arrays; unfitted ones are fitted on `fs`. For validation pass the training
+            dataset's `columns`.
+        batch_size: Rows per batch of this rank.
+        global_batch_size: Rows per batch of all ranks together; exactly one of the two is given.
+        shuffle: Draw a new order of rows in every epoch.
+        drop_last_batch: Leave out the last batch where it is not full. False for evaluation and prediction.
+        seed: Base seed of the order.
+        streams: See `FileSetReader`.
+        shard: This rank's share.
+        blocks: "memory", "disk" or "stream" as for `FileSetReader`. "auto" keeps decoded blocks in memory, or on disk
+            where they take more than half of `memory_bytes`. "stream" serves batches in order only, as
+            `fit(shuffle=False)` asks for them.
+        memory_bytes: See `FileSetReader`.
+        cache_dir: See `FileSetReader`.
+        cache_bytes: See `FileSetReader`.
+        transform: See `FileSetReader`.
+        workers: Keras's own: threads or processes that ask for batches.
+        use_multiprocessing: Keras's own.
+        max_queue_size: Keras's own: batches asked for ahead.
+
+    Raises:
+        The errors of `FileSetReader`.
+    """
+
+    def __init__(
+        self,
+        fs: FileSet,
+        *,
+        columns: Columns | FittedColumns | None = None,
+        batch_size: int | None = None,
+        global_batch_size: int | None = None,
+        shuffle: bool = False,
+        drop_last_batch: bool = True,
+        seed: int = 0,
+        streams: int | None = None,
+        shard: Shard = Shard(0, 1),  # noqa: B008 - frozen
+        blocks: BlockMode = "auto",
+        memory_bytes: int = 2 * 2**30,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_bytes: int | None = None,
+        transform: Transform | None = None,
+        workers: int = 1,
+        use_multiprocessing: bool = False,
+        max_queue_size: int = 10,
+    ) -> None:
+        super().__init__(workers=workers, use_multiprocessing=use_multiprocessing, max_queue_size=max_queue_size)
+        self.reader = FileSetReader(
+            fs,
+            columns=columns,
+            batch_size=batch_size,
+            global_batch_size=global_batch_size,
+            shuffle=shuffle,
+            drop_last_batch=drop_last_batch,
+            seed=seed,
+            streams=streams,
+            shard=shard,
+            blocks=blocks,
+            memory_bytes=memory_bytes,
+            cache_dir=cache_dir,
+            cache_bytes=cache_bytes,
+            transform=transform,
+            random_access=True,
+        )
+        self._epoch = 0
+        self._told = False  # the epoch was set from outside
+        self._firsts = 0  # requests for the first batch
+        self._last = self._jumps = 0
+
+    @property
+    def columns(self) -> FittedColumns | None:
+        """The fitted columns; pass them to the dataset of `validation_data`."""
+        return self.reader.columns
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of an epoch."""
+        return len(self.reader)
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the batches those of epoch `epoch`, from the next request on."""
+        epoch = as_int(epoch, "epoch")
+        if epoch < 0:
+            raise SpecError(f"epoch={epoch}: epochs are counted from 0.")
+        self._epoch, self._told = epoch, True
+
+    def callback(self) -> keras.callbacks.Callback:
+        """The callback through which `fit` tells this dataset its epoch."""
+        return _EpochCallback(self)
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 0 and self.reader.plan.shuffle.shuffle and not self._told:
+            self._warn_of_repeats()
+        if self.reader.blocks == "stream":
+            self._refuse_jumps(index)
+        return self.reader.model_input(self.reader.batch(index, self._epoch))
+
+    def _warn_of_repeats(self) -> None:
+        self._firsts += 1
+        if self._firsts == _REPEATS_BEFORE_WARNING:
+            warnings.warn(
+                "Every epoch visits the rows in the order of epoch 0, since nothing tells this dataset its epoch. "
+                "Pass callbacks=[ds.callback()] to fit.",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    def _refuse_jumps(self, index: int) -> None:
+        if index > _THREAD_SKEW and abs(index - self._last) > _THREAD_SKEW:
+            self._jumps += 1
+            if self._jumps > 1:
+                raise SpecError(
+                    f"batch {index} was asked for after batch {self._last}, and blocks='stream' serves them in order. "
+                    "Pass shuffle=False to fit (the dataset shuffles rows itself), or blocks='auto'."
+                )
+        self._last = index
+
+
+class _EpochCallback(keras.callbacks.Callback):  # type: ignore[misc]
+    """Tells a dataset its epoch: `on_epoch_begin` runs before the epoch's first batch is asked for."""
+
+    def __init__(self, dataset: FileSetPyDataset) -> None:
+        super().__init__()
+        self._dataset = dataset
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._dataset.set_epoch(epoch)

@@ -1,0 +1,394 @@
+"""The reader: carries out what the plan says, and yields batches as contiguous arrays.
+
+Iteration goes group by group: a few batches are gathered at once, on a thread of the iterator's own, from blocks that
+other threads decode in the order of first use. All state lives on the iterator.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fileset_integrations.assembly import DECODED_AHEAD, Assembly, Batch, gather
+from fileset_integrations.blocks import KeptBlocks, MappedBlocks, StreamedBlocks
+from fileset_integrations.columns import LABEL, WEIGHT, Columns, FittedColumns, TensorSpec, bind
+from fileset_integrations.errors import SpecError, StateMismatchError
+from fileset_integrations.fileset import FileSet
+from fileset_integrations.fits import check_nulls, fit_once, kept_rows
+from fileset_integrations.forks import mend_after_fork
+from fileset_integrations.plan import ORDER, EpochPlan, Plan, transform_generator
+from fileset_integrations.spec import BatchSpec, Shard, ShuffleSpec, as_int
+
+Transform = Callable[[Batch, np.random.Generator], Batch]
+BlockMode = Literal["auto", "stream", "memory", "disk"]
+
+STATE_FORMAT = 1
+
+_GROUP_BYTES = 4 * 2**20  # batches are gathered in groups of about this size: long NumPy calls, small memory
+_GROUP_BATCHES = 64
+_GROUPS_AHEAD = 2
+
+
+class FileSetReader:
+    """Batches of a FileSet: by index, or in order.
+
+    Batch `i` of epoch `e` follows from the snapshot, the seed and the sizes alone (see `plan`), so that any batch can
+    be asked for, on any machine.
+
+    Args:
+        fs: The FileSet.
+        columns: Which columns become which tensors; unfitted ones are fitted on `fs`. None: every column as a tensor of
+            its own.
+        batch_size: Rows per batch of this rank.
+        global_batch_size: Rows per batch of all ranks together; exactly one of the two is given.
+        shuffle: Draw a new order of rows in every epoch.
+        drop_last_batch: Only full batches. False: every row exactly once, equally many batches on every rank.
+        seed: Base seed of the order.
+        streams: Blocks that are open at once when shuffling: more mix better and take more memory. None: the least
+            multiple of the world size that is at least 8.
+        shard: This rank's share: `Shard(rank, world_size)`.
+        blocks: "stream" decodes files as they are needed, in every epoch; "memory" keeps decoded blocks; "disk" keeps
+            them in the cache directory, mapped; "auto" keeps them in memory where they take at most half of
+            `memory_bytes`, and streams otherwise.
+        memory_bytes: Bound for the blocks open at once.
+        cache_dir: The cache directory; None: `FILESET_CACHE_DIR`, else the user's.
+        cache_bytes: Most bytes that blocks="disk" may take.
+        transform: A picklable function batch, generator -> batch, whose generator is seeded by (seed, epoch, batch).
+        random_access: Batches will be asked for by index, in any order: "auto" never streams then.
+
+    Raises:
+        SpecError: An argument is out of range, or the ranks cannot be served equally.
+        ColumnError: A column is missing or has no tensor form as asked.
+        NullValueError: A column holds nulls and its policy is "error".
+    """
+
+    def __init__(
+        self,
+        fs: FileSet,
+        *,
+        columns: Columns | FittedColumns | None = None,
+        batch_size: int | None = None,
+        global_batch_size: int | None = None,
+        shuffle: bool = False,
+        drop_last_batch: bool = True,
+        seed: int = 0,
+        streams: int | None = None,
+        shard: Shard = Shard(0, 1),  # noqa: B008 - frozen
+        blocks: BlockMode = "auto",
+        memory_bytes: int = 2 * 2**30,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_bytes: int | None = None,
+        transform: Transform | None = None,
+        random_access: bool = False,
+    ) -> None:
+        if not isinstance(fs, FileSet):
+            raise SpecError(f"{fs!r} is no FileSet. Open one with FileSet(target_stage_loc=..., name=...).")
+        batch = BatchSpec.of(batch_size, global_batch_size, shard.world_size, drop_last_batch)
+        order = ShuffleSpec(shuffle, seed, streams)
+        self.fileset, self.shard, self.transform = fs, shard, transform
+        self.columns = fit_once(columns, fs, cache_dir) if isinstance(columns, Columns) else columns
+        decoder = bind(self.columns, fs.schema)
+        check_nulls(decoder, fs)
+        table = fs.manifest.blocks()
+        self._kept = kept_rows(decoder, fs, table, cache_dir)
+        self._table, self._decoder = table, decoder
+        self.plan = Plan(self._kept.rows, batch, order, shard)
+        memory_bytes = as_int(memory_bytes, "memory_bytes")
+        self._check_memory(memory_bytes)
+        if blocks not in ("auto", "stream", "memory", "disk"):
+            raise SpecError(f"blocks={blocks!r}: pass 'auto', 'stream', 'memory' or 'disk'.")
+        if blocks == "auto":
+            otherwise: BlockMode = "disk" if random_access else "stream"
+            blocks = "memory" if 2 * self.num_bytes <= memory_bytes else otherwise
+        self.blocks: BlockMode = blocks
+        self._store: StreamedBlocks
+        if blocks == "memory":
+            self._store = KeptBlocks(fs, decoder, table, self._kept)
+        elif blocks == "disk":
+            self._store = MappedBlocks(fs, decoder, table, self._kept, self.columns, cache_dir, cache_bytes)
+        else:
+            self._store = StreamedBlocks(fs, decoder, table, self._kept, keep=self.plan.lanes + 1)
+        self._orders = _Orders(memory_bytes // 8)
+
+    def _check_memory(self, memory_bytes: int) -> None:
+        largest = int(self._kept.rows.max(initial=0)) * self._decoder.row_bytes
+        needed = largest * min(self.plan.lanes + DECODED_AHEAD, len(self._table))
+        if needed > memory_bytes:
+            raise SpecError(
+                f"memory_bytes={memory_bytes} is too small: {self.plan.lanes} streams and {DECODED_AHEAD} blocks read "
+                f"ahead, of up to {largest} bytes each, take {needed}. Pass at least memory_bytes={needed}, or fewer "
+                "streams (another order of rows)."
+            )
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that all rows take once decoded; strings are guessed."""
+        return self.plan.num_rows * self._decoder.row_bytes
+
+    @property
+    def tensors(self) -> tuple[TensorSpec, ...]:
+        """Name, shape and dtype of every tensor of a batch, before any transform."""
+        return self._decoder.tensors
+
+    def model_input(self, batch: Batch) -> Any:
+        """A batch as models take it: (x, y), (x, y, weight), or x alone without a label.
+
+        x is the dict of features, or the tensor itself where there is one. A reader without `columns` knows of no
+        features, and its batch stays the dict that it is.
+        """
+        if self.columns is None:
+            return batch
+        features = {name: value for name, value in batch.items() if name not in (LABEL, WEIGHT)}
+        x = features if len(features) > 1 else next(iter(features.values()))
+        if LABEL not in batch:
+            return x
+        return (x, batch[LABEL], batch[WEIGHT]) if WEIGHT in batch else (x, batch[LABEL])
+
+    @property
+    def batch_size(self) -> int:
+        """Rows per batch of this rank."""
+        return self.plan.batch.batch_size
+
+    def __len__(self) -> int:
+        """Batches of an epoch, the same on every rank."""
+        return self.plan.num_batches
+
+    def __bool__(self) -> bool:
+        return True
+
+    def batch(self, index: int, epoch: int = 0) -> Batch:
+        """Batch `index` of an epoch, as `iter_batches(epoch)` yields it. May be called from any thread.
+
+        Raises:
+            IndexError: There is no such batch.
+            FileSetCorruptError: A file cannot be read; names it.
+        """
+        start, stop = self._bounds(index)
+        epoch_plan = self._orders.plan(self.plan, _check_epoch(epoch))
+        pieces = list(epoch_plan.pieces(start, stop))
+        blocks = {piece.block: self._store.get(piece.block) for piece in pieces}
+        orders = {block: self._orders.rows(epoch_plan, block) for block in blocks}
+        return self._finish(gather(self.tensors, stop - start, pieces, blocks, orders), epoch, index)
+
+    def rows(self, index: int, epoch: int = 0) -> NDArray[np.int64]:
+        """Where the rows of a batch come from; nothing is read.
+
+        Returns:
+            Pairs (file index, row index in that file), in the batch's order; int64, shape (rows, 2).
+        """
+        start, stop = self._bounds(index)
+        epoch_plan = self._orders.plan(self.plan, _check_epoch(epoch))
+        found = np.empty((stop - start, 2), np.int64)
+        for piece in epoch_plan.pieces(start, stop):
+            order = self._orders.rows(epoch_plan, piece.block)
+            rows = np.arange(piece.start, piece.stop) if order is None else order[piece.start : piece.stop]
+            if (mask := self._kept.mask(piece.block)) is not None:
+                rows = np.flatnonzero(mask)[rows]
+            target = found[piece.out :: piece.step][: len(rows)]
+            target[:, 0] = self._table.file[piece.block]
+            target[:, 1] = rows + self._table.first_row[piece.block]
+        return found
+
+    def iter_batches(self, epoch: int = 0, start: int = 0) -> BatchIterator:
+        """The batches of an epoch in order, read ahead by threads. Iterators do not disturb each other.
+
+        Args:
+            epoch: The epoch, counted from 0.
+            start: Index of the first batch; those before it are not read.
+        """
+        return BatchIterator(self, _check_epoch(epoch), start)
+
+    def __iter__(self) -> BatchIterator:
+        return self.iter_batches()
+
+    def state(self, epoch: int, batches: int) -> dict[str, Any]:
+        """Where an epoch stands after `batches` batches: flat JSON, the same on every rank."""
+        return {
+            "format": STATE_FORMAT,
+            "snapshot_id": self.fileset.snapshot_id,
+            "seed": self.plan.shuffle.seed,
+            "epoch": epoch,
+            "batches": batches,
+            "global_batch_size": self.plan.global_batch_size,
+            "streams": self.plan.streams,
+            "shuffle": self.plan.shuffle.shuffle,
+            "drop_last_batch": self.plan.batch.drop_last_batch,
+            "order": f"{ORDER}, dropping nulls of {self._decoder.dropping}" if self._decoder.dropping else ORDER,
+        }
+
+    def check_state(self, state: Mapping[str, Any]) -> tuple[int, int]:
+        """Epoch and batches of a saved state.
+
+        Raises:
+            StateMismatchError: It belongs to another snapshot, seed, batch size or order; names both values.
+        """
+        here = self.state(0, 0)
+        for name, value in here.items():
+            if name not in state:
+                raise StateMismatchError(f"The reader's state lacks {name!r}. Pass what state_dict() gave.")
+            if name not in ("epoch", "batches") and state[name] != value:
+                raise StateMismatchError(
+                    f"The state was saved with {name}={state[name]!r}, this reader has {name}={value!r}: its batches "
+                    "are others. Make the reader as it was, or start the epoch anew."
+                )
+        epoch, batches = int(state["epoch"]), int(state["batches"])
+        if not 0 <= batches <= len(self):
+            raise StateMismatchError(f"The state says {batches} batches were read; an epoch has {len(self)}.")
+        return epoch, batches
+
+    def _bounds(self, index: int) -> tuple[int, int]:
+        number = as_int(index, "index")
+        if not 0 <= number < len(self):
+            raise IndexError(f"batch {number} of {len(self)}: an epoch's batches are 0 to {len(self) - 1}.")
+        return self.plan.batch_bounds(number)
+
+    def _finish(self, batch: Batch, epoch: int, index: int) -> Batch:
+        for name, value in batch.items():
+            if isinstance(value, pa.Array):
+                batch[name] = value.to_pylist()
+        if self.transform is not None:
+            batch = self.transform(batch, transform_generator(self.plan.shuffle.seed, epoch, index))
+        return batch
+
+
+def _check_epoch(epoch: int) -> int:
+    number = as_int(epoch, "epoch")
+    if number < 0:
+        raise SpecError(f"epoch={number}: epochs are counted from 0.")
+    return number
+
+
+class _Orders:
+    """The epoch plans and row orders last used by `batch`, bounded in bytes. For callers from any thread."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._reset()
+
+    def _reset(self) -> None:
+        mend_after_fork(self)
+        self._lock = threading.Lock()
+        self._plans: OrderedDict[int, EpochPlan] = OrderedDict()
+        self._rows: OrderedDict[tuple[int, int], NDArray[np.int64]] = OrderedDict()
+        self._bytes = 0
+
+    def plan(self, plan: Plan, epoch: int) -> EpochPlan:
+        with self._lock:
+            found = self._plans.get(epoch)
+        if found is None:
+            found = plan.epoch(epoch)
+            with self._lock:
+                self._plans[epoch] = found
+                while len(self._plans) > 2:  # this epoch, and another in the validation between
+                    self._plans.popitem(last=False)
+        return found
+
+    def rows(self, epoch_plan: EpochPlan, block: int) -> NDArray[np.int64] | None:
+        if not epoch_plan.plan.shuffle.shuffle:
+            return None
+        key = (epoch_plan.number, block)
+        with self._lock:
+            if (order := self._rows.get(key)) is not None:
+                self._rows.move_to_end(key)
+                return order
+        order = epoch_plan.row_order(block)
+        assert order is not None
+        with self._lock:
+            if key not in self._rows:
+                self._rows[key] = order
+                self._bytes += order.nbytes
+            while self._bytes > self._max_bytes and len(self._rows) > 1:
+                self._bytes -= self._rows.popitem(last=False)[1].nbytes
+        return order
+
+    def after_fork(self) -> None:
+        """Renew the lock."""
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_max_bytes": self._max_bytes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._reset()
+
+
+class BatchIterator(Iterator[Batch]):
+    """The rest of one epoch, in order. Threads start at the first `next` and end with the iterator.
+
+    `state_dict()` says where it stands, `load_state_dict()` moves it there; both are cheap.
+    """
+
+    def __init__(self, reader: FileSetReader, epoch: int, start: int) -> None:
+        start = as_int(start, "start")
+        if not 0 <= start <= len(reader):
+            raise SpecError(f"start={start}: an epoch's batches are 0 to {len(reader)} (its end).")
+        self._reader, self._epoch, self._index = reader, epoch, start
+        self._assembly: Assembly | None = None
+        self._close: Callable[[], object] = lambda: None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._asked = self._index  # batches before this one were asked for
+        self._ready: deque[Batch] = deque()
+        self._error: Exception | None = None
+        self._groups: deque[Future[tuple[list[Batch], Exception | None]]] = deque()
+
+    def __next__(self) -> Batch:
+        while not self._ready:
+            if self._error is not None:
+                raise self._error
+            self._ask()
+            if not self._groups:
+                self.close()
+                raise StopIteration
+            batches, self._error = self._groups.popleft().result()
+            self._ready.extend(batches)
+        index, self._index = self._index, self._index + 1
+        return self._reader._finish(self._ready.popleft(), self._epoch, index)
+
+    def _ask(self) -> None:
+        """Keep a few groups under way."""
+        reader = self._reader
+        if self._assembly is None:
+            if self._asked >= len(reader):
+                return
+            self._assembly = Assembly(reader.plan, reader.tensors, reader._store, self._epoch, self._index)
+            self._close = weakref.finalize(self, self._assembly.shut_down)
+        batch_bytes = max(reader.batch_size * reader._decoder.row_bytes, 1)
+        size = max(1, min(_GROUP_BATCHES, _GROUP_BYTES // batch_bytes))
+        while len(self._groups) < _GROUPS_AHEAD and self._asked < len(reader):
+            # The first batch comes alone: nobody waits for the rest of a group before it.
+            stop = min(self._asked + (size if self._asked > self._index else 1), len(reader))
+            self._groups.append(self._assembly.gatherer.submit(self._assembly.gather, self._asked, stop))
+            self._asked = stop
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the iterator stands: flat JSON under 1 KB, the same on every rank."""
+        return self._reader.state(self._epoch, self._index)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken, without reading what came before.
+
+        Raises:
+            StateMismatchError: The state belongs to another snapshot, seed, batch size or order.
+        """
+        epoch, index = self._reader.check_state(state)
+        self.close()
+        self._epoch, self._index = epoch, index
+        self._reset()
+
+    def close(self) -> None:
+        """Stop reading ahead; the iterator goes on where it is if asked to."""
+        self._close()
+        self._close = lambda: None
+        self._assembly = None

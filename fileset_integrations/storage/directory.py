@@ -1,0 +1,336 @@
+"""Directories as homes of FileSets: local ones, and buckets through fsspec.
+
+A snapshot appears in one step or not at all. Locally its directory is written under a hidden name and renamed; in a
+bucket, which has no rename, the data goes under a name of its own first and the manifest, without which nothing opens,
+last.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import filelock
+import fsspec
+import pyarrow as pa
+
+from fileset_integrations.errors import (
+    FileSetCannotDeleteError,
+    FileSetExistsError,
+    FileSetLocationError,
+    FileSetNotFoundError,
+)
+from fileset_integrations.manifest import MANIFEST_NAME
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_PARTIAL = ".partial"
+
+
+def check_name(name: str) -> str:
+    """Return `name` where it can be a FileSet's: a letter or digit, then letters, digits, '.', '_', '=' or '-'."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise FileSetLocationError(
+            f"name={name!r} cannot name a FileSet. Use a letter or digit, then letters, digits, '.', '_', '=', '-'."
+        )
+    return name
+
+
+class Storage(ABC):
+    """One location that holds FileSets, each under its name.
+
+    Attributes:
+        location: The location as it may be shown: without credentials.
+    """
+
+    location: str
+
+    @abstractmethod
+    def url(self, *parts: str) -> str:
+        """Absolute path or URL of something below the location."""
+
+    @abstractmethod
+    def open(self, path: str) -> IO[bytes] | pa.NativeFile:
+        """The file at `path`, a path or URL that `url` gave, open for reading and seeking."""
+
+    @abstractmethod
+    def read(self, path: str) -> bytes:
+        """All bytes of one file; FileNotFoundError where there is none."""
+
+    @abstractmethod
+    def size(self, path: str) -> int:
+        """Bytes of one file; FileNotFoundError where there is none."""
+
+    @abstractmethod
+    def find(self, path: str) -> list[str]:
+        """Paths, relative to `path`, of all files below it."""
+
+    @abstractmethod
+    def exists(self, name: str) -> bool:
+        """Whether anything is in the way of a FileSet of that name."""
+
+    @abstractmethod
+    def stage(self, name: str) -> Path:
+        """A new local directory in which a FileSet's files can be written."""
+
+    @abstractmethod
+    def data_prefix(self, staged: Path) -> str:
+        """Prefix, "" or ending in "/", that `publish` gives the files of `staged` below the FileSet's directory."""
+
+    @abstractmethod
+    def publish(self, staged: Path, name: str, files: Iterable[str], manifest: bytes) -> None:
+        """Make the staged files and the manifest the FileSet `name`, in one step that others see whole or not at all.
+
+        Raises:
+            FileSetExistsError: Somebody else took the name meanwhile; the staged files are gone.
+        """
+
+    @abstractmethod
+    def remove(self, name: str, files: Iterable[str]) -> None:
+        """Remove the manifest of `name`, then exactly `files` (relative paths), then what is empty."""
+
+    @contextmanager
+    def making(self, name: str) -> Iterator[None]:
+        """Held while a FileSet is made, so that others who want the same one wait for it instead of making it too."""
+        yield
+
+    def read_manifest(self, name: str) -> bytes:
+        """The bytes of the manifest of `name`.
+
+        Raises:
+            FileSetNotFoundError: There is no complete FileSet of that name.
+        """
+        path = self.url(name, MANIFEST_NAME)
+        try:
+            return self.read(path)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise FileSetNotFoundError(
+                f"{self.url(name)}: there is no complete FileSet (no manifest). Make one with "
+                f"FileSet.make(target_stage_loc={self.location!r}, name={name!r}, query=...), or open Parquet files "
+                "that others wrote with FileSet.from_parquet(location)."
+            ) from error
+
+    def taken(self, name: str) -> FileSetExistsError:
+        """The error for a name that is in use."""
+        return FileSetExistsError(
+            f"{self.url(name)} already exists. Choose another name, open it with if_exists='open', or remove it first "
+            "with FileSet(...).delete()."
+        )
+
+
+class LocalStorage(Storage):
+    """A directory of this machine's file systems."""
+
+    def __init__(self, location: str | os.PathLike[str]) -> None:
+        self._root = Path(location).expanduser().absolute()
+        self.location = str(self._root)
+
+    def url(self, *parts: str) -> str:
+        return str(self._root.joinpath(*parts))
+
+    def open(self, path: str) -> pa.NativeFile:
+        return pa.OSFile(path)  # not a memory map, under which a file that others truncate kills the process
+
+    def read(self, path: str) -> bytes:
+        return Path(path).read_bytes()
+
+    def size(self, path: str) -> int:
+        return Path(path).stat().st_size
+
+    def find(self, path: str) -> list[str]:
+        root = Path(path)
+        found: list[str] = []
+        for folder, folders, names in os.walk(root):
+            folders[:] = [name for name in folders if not name.startswith(("_", "."))]
+            found.extend((Path(folder) / name).relative_to(root).as_posix() for name in names)
+        return found
+
+    def exists(self, name: str) -> bool:
+        path = self._root / name
+        # rename(2) replaces an empty directory, so that one is not in the way.
+        return os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir()))
+
+    def stage(self, name: str) -> Path:
+        staged = self._root / f".{name}.{uuid.uuid4()}{_PARTIAL}"
+        with self._writing():
+            staged.mkdir(parents=True)
+        return staged
+
+    def data_prefix(self, staged: Path) -> str:
+        return ""
+
+    def publish(self, staged: Path, name: str, files: Iterable[str], manifest: bytes) -> None:
+        (staged / MANIFEST_NAME).write_bytes(manifest)
+        for file in (*files, MANIFEST_NAME):
+            _sync(staged / file)
+        _sync(staged)
+        try:
+            staged.rename(self._root / name)
+        except OSError as error:
+            shutil.rmtree(staged, ignore_errors=True)
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise self.taken(name) from error
+            raise
+        _sync(self._root)
+
+    def remove(self, name: str, files: Iterable[str]) -> None:
+        folder = self._root / name
+        try:
+            (folder / MANIFEST_NAME).unlink(missing_ok=True)
+            parents = {folder}
+            for file in files:
+                path = folder / file
+                path.unlink(missing_ok=True)
+                parents.update(parent for parent in path.parents if folder in parent.parents)
+        except OSError as error:
+            raise FileSetCannotDeleteError(
+                f"{folder}: not everything could be removed ({error.strerror}: {error.filename}). "
+                "It no longer opens; remove the rest by hand."
+            ) from error
+        for parent in sorted(parents, key=lambda path: len(path.parts), reverse=True):
+            with suppress(OSError):  # what others put there stays, and so does its directory
+                parent.rmdir()
+
+    @contextmanager
+    def making(self, name: str) -> Iterator[None]:
+        with self._writing():
+            self._root.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self._root / f".{name}.lock")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise FileSetLocationError(
+                f"{self.location}: cannot write there ({error.strerror or error}). "
+                "Pass a target_stage_loc in which you may create directories."
+            ) from error
+
+
+class BucketStorage(Storage):
+    """A location that fsspec knows by its URL: s3://, gs://, az://, memory://, ..."""
+
+    def __init__(self, location: str, storage_options: Mapping[str, Any] | None = None) -> None:
+        try:
+            self._fs, root = fsspec.core.url_to_fs(location, **(storage_options or {}))
+        except ImportError as error:
+            scheme = location.split("://", 1)[0]
+            extra = {"s3": "s3"}.get(scheme)
+            how = (
+                f"pip install 'fileset-integrations[{extra}]'" if extra else f"install fsspec's driver for {scheme}://"
+            )
+            raise FileSetLocationError(f"{location}: {error}. To read and write there, {how}.") from error
+        except ValueError as error:
+            raise FileSetLocationError(f"{location}: {error}. Pass a directory, or a URL that fsspec knows.") from error
+        self._root = root.rstrip("/")
+        self.location = self._fs.unstrip_protocol(self._root)
+
+    def url(self, *parts: str) -> str:
+        return "/".join((self.location, *parts))
+
+    def open(self, path: str) -> IO[bytes]:
+        opened: IO[bytes] = self._fs.open(path, "rb")
+        return opened
+
+    def read(self, path: str) -> bytes:
+        data: bytes = self._fs.cat_file(path)
+        return data
+
+    def size(self, path: str) -> int:
+        return int(self._fs.size(path))
+
+    def find(self, path: str) -> list[str]:
+        root = self._fs._strip_protocol(path).rstrip("/") + "/"
+        found = (file.removeprefix(root) for file in self._fs.find(path))
+        return [file for file in found if not any(part.startswith(("_", ".")) for part in file.split("/")[:-1])]
+
+    def exists(self, name: str) -> bool:
+        return bool(self._fs.exists(self.url(name, MANIFEST_NAME)))
+
+    def stage(self, name: str) -> Path:
+        return Path(tempfile.mkdtemp(prefix="fileset-", suffix=_PARTIAL))
+
+    def data_prefix(self, staged: Path) -> str:
+        return f"run-{uuid.uuid5(uuid.NAMESPACE_URL, staged.name)}/"
+
+    def publish(self, staged: Path, name: str, files: Iterable[str], manifest: bytes) -> None:
+        files = list(files)
+        prefix = self.data_prefix(staged)
+        try:
+            for file in files:
+                self._fs.makedirs(self._fs._parent(self.url(name, prefix + file)), exist_ok=True)
+                self._fs.put_file(str(staged / file), self.url(name, prefix + file))
+            if self.exists(name):
+                raise FileExistsError(name)
+            self._fs.pipe_file(self.url(name, MANIFEST_NAME), manifest, mode="create")
+        except OSError as error:
+            for file in files:
+                with suppress(FileNotFoundError):
+                    self._fs.rm_file(self.url(name, prefix + file))
+            if isinstance(error, FileExistsError):
+                raise self.taken(name) from error
+            raise FileSetLocationError(
+                f"{self.location}: cannot write there ({error}). Pass a target_stage_loc that you may write to."
+            ) from error
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+    def remove(self, name: str, files: Iterable[str]) -> None:
+        try:
+            for file in (MANIFEST_NAME, *files):
+                with suppress(FileNotFoundError):
+                    self._fs.rm_file(self.url(name, file))
+        except OSError as error:
+            raise FileSetCannotDeleteError(
+                f"{self.url(name)}: not everything could be removed ({error}). Remove the rest by hand."
+            ) from error
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def open_storage(
+    location: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
+) -> LocalStorage | BucketStorage:
+    """The storage at a path or URL.
+
+    Raises:
+        FileSetLocationError: The location is not one that this version reads and writes.
+    """
+    text = os.fspath(location)
+    if not isinstance(text, str) or not text.strip():
+        raise FileSetLocationError(f"target_stage_loc={location!r} names no place. Pass a directory or a URL.")
+    if text.startswith("@"):
+        raise FileSetLocationError(
+            f"{text} is a Snowflake stage; this version makes and reads FileSets in directories and buckets. "
+            "Pass a path such as 'data/filesets', or a URL such as 's3://bucket/filesets'."
+        )
+    if text.startswith("file://"):
+        return LocalStorage(text.removeprefix("file://"))
+    if _URL.match(text):
+        return BucketStorage(text, storage_options)
+    if storage_options:
+        raise FileSetLocationError(
+            f"{text} is a local directory, which takes no storage_options. Leave them out, or pass a URL."
+        )
+    return LocalStorage(text)

@@ -1,0 +1,51 @@
+"""Files compared with what the manifest says of them."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from fileset_integrations.errors import FileSetCorruptError
+from fileset_integrations.manifest import Manifest
+from fileset_integrations.storage.directory import Storage
+from fileset_integrations.storage.footers import read_footer
+
+_THREADS = 4
+_READ_BYTES = 2**20
+
+
+def find_problems(storage: Storage, root: str, manifest: Manifest) -> list[str]:
+    """What is wrong with the files of a snapshot: a line for each file that is missing or differs, its path first."""
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="fileset-verify") as pool:
+        found = pool.map(lambda file: _problem(storage, root, manifest, file), manifest.files.to_pylist())
+        return [problem for problem in found if problem]
+
+
+def _problem(storage: Storage, root: str, manifest: Manifest, file: dict[str, Any]) -> str | None:
+    path = f"{root}/{file['path']}"
+    try:
+        size = storage.size(path)
+    except OSError:
+        return f"{path}: missing"
+    if size != file["bytes"]:
+        return f"{path}: {size} bytes, {file['bytes']} were written"
+    try:
+        footer = read_footer(storage, path)
+    except FileSetCorruptError as error:
+        return f"{path}: no whole Parquet file ({error.__cause__})"
+    if footer.rows != file["rows"]:
+        return f"{path}: {footer.rows} rows, {file['rows']} were written"
+    if footer.schema.names != manifest.schema.names or footer.schema.types != manifest.schema.types:
+        return f"{path}: another schema than was written"
+    if file["sha256"] is not None and _sha256(storage, path) != file["sha256"]:
+        return f"{path}: its content was altered (another sha256)"
+    return None
+
+
+def _sha256(storage: Storage, path: str) -> str:
+    digest = hashlib.sha256()
+    with storage.open(path) as opened:
+        while data := opened.read(_READ_BYTES):
+            digest.update(data)
+    return digest.hexdigest()

@@ -1,0 +1,115 @@
+"""TensorFlow: a `tf.data.Dataset` of whole batches."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from fileset_integrations.columns import Columns, FittedColumns
+from fileset_integrations.errors import MissingDependencyError
+from fileset_integrations.fileset import FileSet
+from fileset_integrations.reader import BlockMode, FileSetReader, Transform
+from fileset_integrations.spec import Shard
+
+try:
+    import tensorflow as tf
+except ImportError as error:  # pragma: no cover - seen only where tensorflow is not installed
+    raise MissingDependencyError(
+        f"{error}. TensorFlow is optional: pip install 'fileset-integrations[tensorflow]', or tensorflow-cpu alone."
+    ) from error
+
+
+def to_tf_dataset(
+    fs: FileSet,
+    *,
+    batch_size: int | None = None,
+    global_batch_size: int | None = None,
+    shuffle: bool = False,
+    drop_last_batch: bool = True,
+    seed: int = 0,
+    columns: Columns | FittedColumns | None = None,
+    streams: int | None = None,
+    shard: Shard = Shard(0, 1),  # noqa: B008 - frozen
+    blocks: BlockMode = "auto",
+    memory_bytes: int = 2 * 2**30,
+    cache_dir: str | os.PathLike[str] | None = None,
+    cache_bytes: int | None = None,
+    transform: Transform | None = None,
+) -> tf.data.Dataset:
+    """Batches of a FileSet as dicts of tensors, one a column, or one a feature where `columns` are given.
+
+    Strings and bytes are tf.string; null strings are empty. Each new iteration over the dataset is the next epoch,
+    counted from 0. The dataset knows its length, and its batch dimension where every batch is full. It is already
+    sharded, so tf.distribute is told to leave it as it is.
+
+    Args:
+        fs: The FileSet.
+        batch_size: Rows per batch of this rank.
+        global_batch_size: Rows per batch of all ranks together; exactly one of the two is given.
+        shuffle: Draw a new order of rows for every epoch.
+        drop_last_batch: Leave out the last batch where it is not full.
+        seed: Base seed of the order.
+        columns: Which columns become which tensors; None: all, each as a tensor of its own.
+        streams: See `FileSetReader`.
+        shard: This rank's share.
+        blocks: See `FileSetReader`.
+        memory_bytes: See `FileSetReader`.
+        cache_dir: See `FileSetReader`.
+        cache_bytes: See `FileSetReader`.
+        transform: See `FileSetReader`; sees NumPy arrays. It is run once on the first batch, to learn what it returns.
+
+    Raises:
+        The errors of `FileSetReader`.
+    """
+    reader = FileSetReader(
+        fs,
+        columns=columns,
+        batch_size=batch_size,
+        global_batch_size=global_batch_size,
+        shuffle=shuffle,
+        drop_last_batch=drop_last_batch,
+        seed=seed,
+        streams=streams,
+        shard=shard,
+        blocks=blocks,
+        memory_bytes=memory_bytes,
+        cache_dir=cache_dir,
+        cache_bytes=cache_bytes,
+        transform=transform,
+    )
+    epochs = itertools.count()
+
+    def batches() -> Iterator[dict[str, Any]]:
+        return map(_texts, reader.iter_batches(next(epochs)))
+
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=_signature(reader))
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return dataset.apply(tf.data.experimental.assert_cardinality(len(reader))).with_options(options)
+
+
+def _signature(reader: FileSetReader) -> dict[str, tf.TensorSpec]:
+    rows = reader.batch_size if reader.plan.batch.drop_last_batch else None
+    if reader.transform is not None and len(reader):
+        return {
+            name: tf.TensorSpec((rows, *np.shape(value)[1:]), tf.as_dtype(np.asarray(value).dtype), name)
+            for name, value in _texts(reader.batch(0)).items()
+        }
+    return {
+        tensor.name: tf.TensorSpec(
+            (rows, *tensor.shape), tf.string if tensor.dtype.kind == "O" else tf.as_dtype(tensor.dtype), tensor.name
+        )
+        for tensor in reader.tensors
+    }
+
+
+def _texts(batch: dict[str, Any]) -> dict[str, Any]:
+    # TensorFlow has no null string.
+    return {
+        name: np.array([b"" if text is None else text for text in value], object) if isinstance(value, list) else value
+        for name, value in batch.items()
+    }

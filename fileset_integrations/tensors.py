@@ -1,0 +1,230 @@
+"""Arrow columns to NumPy arrays, without a Python object per row."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from fileset_integrations.errors import ColumnError, NullValueError
+
+NULL_CODE = 0  # category code of null
+OOV_CODE = 1  # category code of values outside the vocabulary
+FIRST_CODE = 2  # category code of the vocabulary's first value
+
+_EXACT_DIGITS = 15  # every decimal of up to 15 digits survives the way through float64
+_EXACT_INTEGERS = 2**53
+
+Fill = bool | int | float | str | None
+
+
+def number_dtype(type_: pa.DataType) -> np.dtype[Any] | None:
+    """The dtype in which numbers of an Arrow type become a tensor; None for types that are no numbers.
+
+    Integers, floats and booleans keep theirs. Decimals without digits after the point become int64, others float64;
+    values that these cannot hold exactly are an error when they are met.
+    """
+    if pa.types.is_decimal(type_):
+        return np.dtype(np.int64 if type_.scale <= 0 else np.float64)
+    # By kind and width: Arrow's own to_pandas_dtype needs pandas in many versions.
+    if pa.types.is_integer(type_):
+        return np.dtype(f"{'int' if pa.types.is_signed_integer(type_) else 'uint'}{type_.bit_width}")
+    if pa.types.is_floating(type_):
+        return np.dtype(f"float{type_.bit_width}")
+    if pa.types.is_boolean(type_):
+        return np.dtype(np.bool_)
+    return None
+
+
+def list_length(type_: pa.DataType) -> int | None:
+    """Values of each list where the type says so; -1 where lists may differ; None for types that are no lists."""
+    if pa.types.is_fixed_size_list(type_):
+        return int(type_.list_size)
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        return -1
+    return None
+
+
+def is_text(type_: pa.DataType) -> bool:
+    """Whether values of the type are strings, plain or by dictionary."""
+    if pa.types.is_dictionary(type_):
+        return is_text(type_.value_type)
+    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))
+
+
+def is_bytes(type_: pa.DataType) -> bool:
+    """Whether values of the type are byte strings."""
+    kinds = (
+        pa.types.is_binary(type_),
+        pa.types.is_large_binary(type_),
+        pa.types.is_fixed_size_binary(type_),
+        pa.types.is_binary_view(type_),
+    )
+    return any(kinds)
+
+
+def put_numbers(out: NDArray[Any], column: pa.ChunkedArray, name: str, fill: Fill, nan_for_null: bool = False) -> None:
+    """Write a column of numbers into `out`, shape (rows,), any strides, converting to its dtype.
+
+    Raises:
+        NullValueError: There are nulls and neither a fill value nor `nan_for_null`.
+        ColumnError: A decimal does not fit its tensor exactly.
+    """
+    at = 0
+    for chunk in column.chunks:
+        chunk = _without_nulls(chunk, name, fill, nan_for_null and out.dtype.kind == "f")
+        out[at : at + len(chunk)] = _exact(chunk, name).to_numpy(zero_copy_only=False)
+        at += len(chunk)
+
+
+def _without_nulls(chunk: pa.Array, name: str, fill: Fill, nan_for_null: bool = False) -> pa.Array:
+    if not chunk.null_count:
+        return chunk
+    if fill is not None:
+        return chunk.fill_null(fill_scalar(fill, chunk.type, name))
+    if nan_for_null:
+        return chunk  # to_numpy makes NaN of them
+    raise NullValueError(
+        f"Column {name!r} ({chunk.type}) holds nulls. Say what becomes of them: "
+        f"Columns(..., nulls={{{name!r}: 'drop'}}) leaves such rows out, nulls={{{name!r}: 0}} fills them with 0."
+    )
+
+
+def fill_scalar(fill: Fill, type_: pa.DataType, name: str) -> pa.Scalar:
+    """The value that replaces nulls, as one of the column's own type.
+
+    Raises:
+        ColumnError: The column cannot hold it.
+    """
+    try:
+        if pa.types.is_dictionary(type_):
+            return pa.scalar(fill, type_.value_type)
+        if pa.types.is_boolean(type_) and fill in (0, 1):
+            return pa.scalar(bool(fill))
+        if pa.types.is_decimal(type_):
+            return pa.scalar(Decimal(str(fill)), type_)
+        if pa.types.is_integer(type_) and isinstance(fill, float) and not fill.is_integer():
+            raise ValueError("no whole number")
+        return pa.scalar(fill, type_)
+    except (pa.ArrowException, ValueError, TypeError, ArithmeticError) as error:
+        raise ColumnError(
+            f"nulls={fill!r} cannot stand in for nulls of column {name!r}, which is {type_} ({error}). "
+            "Pass a value of that type, or CAST the column in the query."
+        ) from error
+
+
+def _exact(chunk: pa.Array, name: str) -> pa.Array:
+    type_ = chunk.type
+    if not pa.types.is_decimal(type_):
+        return chunk
+    if type_.scale <= 0:
+        try:
+            return chunk.cast(pa.int64())
+        except pa.ArrowInvalid as error:
+            raise ColumnError(
+                f"Column {name!r} ({type_}) holds integers beyond 64 bits, which no tensor holds exactly. "
+                f"CAST({name} AS DOUBLE) in the query rounds them; a Category keeps them apart."
+            ) from error
+    if type_.precision > _EXACT_DIGITS:
+        extremes = pc.min_max(chunk).as_py().values()
+        if any(value is not None and abs(value.scaleb(type_.scale)) > _EXACT_INTEGERS for value in extremes):
+            raise ColumnError(
+                f"Column {name!r} ({type_}) holds numbers of more digits than float64 keeps. "
+                f"CAST({name} AS DOUBLE) in the query rounds them."
+            )
+    return chunk.cast(pa.float64())
+
+
+def put_lists(out: NDArray[Any], column: pa.ChunkedArray, name: str, fill: Fill) -> None:
+    """Write a column of lists of equally many numbers into `out`, shape (rows, values), C-contiguous.
+
+    Raises:
+        NullValueError: A list or one of its values is null, and there is no fill value.
+        ColumnError: A list has another length.
+    """
+    length = out.shape[1]
+    at = 0
+    for chunk in column.chunks:
+        rows = out[at : at + len(chunk)]
+        at += len(chunk)
+        present = None
+        if chunk.null_count:
+            if fill is None:
+                _without_nulls(chunk, name, None)
+            present = chunk.is_valid().to_numpy(zero_copy_only=False)
+            chunk = chunk.drop_null()
+            rows[~present] = fill
+        if not pa.types.is_fixed_size_list(chunk.type):
+            lengths = np.diff(chunk.offsets.to_numpy())
+            if len(lengths) and (lengths.min() != length or lengths.max() != length):
+                raise ColumnError(
+                    f"Column {name!r} ({chunk.type}) holds lists of {lengths.min()} to {lengths.max()} values where "
+                    f"each must have {length}. Pad or cut them in the query, or ask for another shape."
+                )
+        values = _exact(_without_nulls(chunk.flatten(), name, fill), name).to_numpy(zero_copy_only=False)
+        values = values.reshape(-1, length)
+        if present is None:
+            rows[...] = values
+        else:
+            rows[present] = values
+
+
+def codes(column: pa.ChunkedArray, vocabulary: pa.Array, fill: Fill) -> NDArray[np.int64]:
+    """Codes of a column's values, shape (rows,), int64: null 0, unknown values 1, then the vocabulary's places."""
+    out = np.empty(len(column), np.int64)
+    at = 0
+    for chunk in column.chunks:
+        if fill is not None and chunk.null_count:
+            chunk = (chunk.dictionary_decode() if pa.types.is_dictionary(chunk.type) else chunk).fill_null(
+                fill_scalar(fill, chunk.type, "")
+            )
+        if pa.types.is_dictionary(chunk.type):
+            values, places = chunk.dictionary, chunk.indices
+            of_value = _places(values, vocabulary)
+            found = places.fill_null(len(values)).to_numpy(zero_copy_only=False)
+            out[at : at + len(chunk)] = np.append(of_value, NULL_CODE)[found]
+        else:
+            out[at : at + len(chunk)] = _places(chunk, vocabulary)
+        at += len(chunk)
+    return out
+
+
+def _places(values: pa.Array, vocabulary: pa.Array) -> NDArray[np.int64]:
+    found: NDArray[np.int64]
+    if len(vocabulary):
+        index = pc.index_in(values.cast(vocabulary.type), value_set=vocabulary)
+        found = index.fill_null(OOV_CODE - FIRST_CODE).to_numpy(zero_copy_only=False).astype(np.int64) + FIRST_CODE
+    else:
+        found = np.full(len(values), OOV_CODE, np.int64)
+    if values.null_count:
+        found[values.is_null().to_numpy(zero_copy_only=False)] = NULL_CODE
+    return found
+
+
+def whole(column: pa.ChunkedArray) -> pa.Array:
+    """A column as one array, strings without their dictionary."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    combined = column.combine_chunks()
+    return combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)
+
+
+def rows_with_nulls(column: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """Which rows are null, or are lists that hold a null or nothing; shape (rows,)."""
+    parts = []
+    for chunk in column.chunks:
+        bad: NDArray[np.bool_] = chunk.is_null().to_numpy(zero_copy_only=False)
+        if list_length(chunk.type) is not None and not bad.all():
+            present = chunk.drop_null()
+            lengths = pc.list_value_length(present).to_numpy()
+            parents = np.repeat(np.arange(len(present)), lengths)
+            broken = lengths == 0
+            broken[parents[present.flatten().is_null().to_numpy(zero_copy_only=False)]] = True
+            bad = bad.copy()
+            bad[np.flatnonzero(~bad)[broken]] = True
+        parts.append(bad)
+    return np.concatenate(parts) if parts else np.zeros(0, np.bool_)
