@@ -1,0 +1,35 @@
+"""Settings of every test run: environment and Hypothesis profiles."""
+
+import os
+import shutil
+import tempfile
+
+# The environment comes before anything that reads it: Keras takes its backend at import, the cache directory is read at
+# first use, and the subprocesses of tests inherit all of it. Each xdist worker makes a cache directory of its own.
+_CACHE_DIR = tempfile.mkdtemp(prefix="fileset-tests-")
+os.environ["FILESET_CACHE_DIR"] = _CACHE_DIR
+os.environ.setdefault("KERAS_BACKEND", "torch")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if not os.environ.get("FILESET_TEST_GPU"):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+from tests.support import SOAK  # noqa: E402
+
+# "fast" draws the same examples each time: what fails in CI fails at the desk. "soak" looks for new ones.
+settings.register_profile("fast", max_examples=60, deadline=None, derandomize=True)
+settings.register_profile("soak", max_examples=2000, deadline=None, print_blob=True)
+settings.load_profile("soak" if SOAK else "fast")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_CACHE_DIR, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def soak() -> bool:
+    """Whether this is `make soak`. For a number, `tests.support.count` is shorter."""
+    return SOAK
