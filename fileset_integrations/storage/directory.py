@@ -29,11 +29,12 @@ from fileset_integrations.errors import (
     FileSetLocationError,
     FileSetNotFoundError,
 )
-from fileset_integrations.manifest import MANIFEST_NAME
+from fileset_integrations.manifest import MANIFEST_NAME, Manifest
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _PARTIAL = ".partial"
+_UUID_LENGTH = 36
 
 
 def check_name(name: str) -> str:
@@ -97,6 +98,14 @@ class Storage(ABC):
     @abstractmethod
     def remove(self, name: str, files: Iterable[str]) -> None:
         """Remove the manifest of `name`, then exactly `files` (relative paths), then what is empty."""
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Names of the complete FileSets at the location, sorted."""
+
+    @abstractmethod
+    def remove_orphans(self) -> list[str]:
+        """Remove what crashed makes have left at the location; returns the paths removed."""
 
     @contextmanager
     def making(self, name: str) -> Iterator[None]:
@@ -200,6 +209,20 @@ class LocalStorage(Storage):
             with suppress(OSError):  # what others put there stays, and so does its directory
                 parent.rmdir()
 
+    def names(self) -> list[str]:
+        return sorted(path.parent.name for path in self._root.glob(f"*/{MANIFEST_NAME}") if path.is_file())
+
+    def remove_orphans(self) -> list[str]:
+        removed: list[str] = []
+        for staged in sorted(self._root.glob(f".*{_PARTIAL}")):
+            name = staged.name.removeprefix(".").removesuffix(_PARTIAL)[:-_UUID_LENGTH].removesuffix(".")
+            # Whoever makes a FileSet holds its lock, which the system lets go of when the process dies.
+            lock = filelock.FileLock(self._root / f".{name}.lock", timeout=0)
+            with suppress(filelock.Timeout), lock:
+                shutil.rmtree(staged, ignore_errors=True)
+                removed.append(str(staged))
+        return removed
+
     @contextmanager
     def making(self, name: str) -> Iterator[None]:
         with self._writing():
@@ -289,6 +312,19 @@ class BucketStorage(Storage):
             ) from error
         finally:
             shutil.rmtree(staged, ignore_errors=True)
+
+    def names(self) -> list[str]:
+        return sorted(path.split("/")[0] for path in self.find(self.location) if path.endswith(f"/{MANIFEST_NAME}"))
+
+    def remove_orphans(self) -> list[str]:
+        complete = {name: set(Manifest.from_bytes(self.read_manifest(name), name).paths) for name in self.names()}
+        removed: list[str] = []
+        for path in self.find(self.location):
+            name, _, file = path.partition("/")
+            if file.startswith("run-") and file not in complete.get(name, ()):
+                self._fs.rm_file(self.url(path))
+                removed.append(self.url(path))
+        return removed
 
     def remove(self, name: str, files: Iterable[str]) -> None:
         try:
