@@ -1,0 +1,101 @@
+"""Plots of a run, as PNG files. Drawn without a screen, and without touching the plotting state of whoever calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from fileset_integrations.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def loss_curves(path: Path, history: Mapping[str, Sequence[float]]) -> Path:
+    """Training and validation loss of each epoch.
+
+    Args:
+        path: PNG file to write.
+        history: Values of each epoch by name; `loss` and `val_loss` are drawn.
+    """
+    figure, axes = _figure()
+    from matplotlib.ticker import MaxNLocator
+
+    for name, label in (("loss", "training"), ("val_loss", "validation")):
+        if history.get(name):
+            axes.plot(range(1, len(history[name]) + 1), history[name], marker="o", label=label)
+    axes.set(xlabel="epoch", ylabel="loss", title="Loss")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if axes.lines:
+        axes.legend()
+    return _save(figure, path)
+
+
+def predicted_against_true(
+    path: Path, true: NDArray[Any], predicted: NDArray[Any], *, unit: str, num_rows: int
+) -> Path:
+    """Predictions over labels, with the line on which they agree.
+
+    Args:
+        path: PNG file to write.
+        true: Labels, shape (rows,).
+        predicted: Predictions, shape (rows,).
+        unit: For the axes; may be "".
+        num_rows: Of how many rows these are a sample.
+    """
+    figure, axes = _figure()
+    axes.scatter(true, predicted, s=4, alpha=0.3, linewidths=0)
+    low, high = float(true.min()), float(true.max())
+    axes.plot([low, high], [low, high], color="black", linewidth=1, label="predicted = true")
+    shown = f"{len(true):,}" if len(true) == num_rows else f"{len(true):,} of {num_rows:,}"
+    suffix = f" ({unit})" if unit else ""
+    axes.set(xlabel=f"true{suffix}", ylabel=f"predicted{suffix}", title=f"Validation: {shown} rows")
+    axes.legend()
+    return _save(figure, path)
+
+
+def confusion(path: Path, counts: NDArray[Any]) -> Path:
+    """How often each class was taken for each.
+
+    Args:
+        path: PNG file to write.
+        counts: Rows are true classes, columns predicted ones.
+    """
+    figure, axes = _figure()
+    axes.imshow(counts, cmap="Blues")
+    for (row, column), count in _cells(counts):
+        axes.text(
+            column, row, str(count), ha="center", va="center", color="white" if count > counts.max() / 2 else "black"
+        )
+    axes.set(
+        xlabel="predicted", ylabel="true", title="Validation", xticks=range(len(counts)), yticks=range(len(counts))
+    )
+    return _save(figure, path)
+
+
+def _cells(counts: NDArray[Any]) -> list[tuple[tuple[int, int], int]]:
+    return [((row, column), int(counts[row, column])) for row in range(len(counts)) for column in range(len(counts))]
+
+
+def _figure() -> tuple[Figure, Axes]:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError(
+            'The plots need matplotlib. Install it with: pip install "fileset-integrations[recipes]"'
+        ) from error
+    # Not pyplot: it keeps figures and a backend for the whole process.
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120, format="png")
+    return path

@@ -1,0 +1,140 @@
+"""A training run by Lightning's Trainer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+import lightning
+import numpy as np
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from numpy.typing import NDArray
+
+from fileset_integrations.errors import SpecError
+from fileset_integrations.runs import Job, Trained
+from fileset_integrations.summary import Batch
+
+
+class Stopwatch(lightning.Callback):
+    """Times the training epochs, and within them the gaps between one batch's end and the next one's start.
+
+    Lightning fetches the next batch in that gap, and does little else there: so the sum is the time waited for data,
+    and an upper bound of it.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.waiting_s = 0.0
+        self.num_rows = 0
+        self.history: dict[str, list[float]] = {}
+        self._mark = 0.0
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Starts the clock."""
+        self._mark = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Ends a gap."""
+        now = time.perf_counter()
+        self.waiting_s += now - self._mark
+        self.seconds += now - self._mark
+        self._mark = now
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Starts a gap. What follows the last batch of an epoch, validation first of all, belongs to no gap."""
+        now = time.perf_counter()
+        self.seconds += now - self._mark
+        self._mark = now
+        self.num_rows += _rows(batch)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Keeps the epoch's metrics; validation has run by now."""
+        metrics = trainer.callback_metrics
+        for name, key in (("loss", "loss_epoch"), ("val_loss", "val_loss")):
+            if key in metrics:
+                self.history.setdefault(name, []).append(float(metrics[key]))
+
+
+def train(job: Job) -> Trained:
+    """Fit the model of the config with its Trainer.
+
+    Raises:
+        SpecError: The config's model or trainer is not Lightning's, or no batch was trained on.
+    """
+    config = job.config
+    _say_once()
+    if config.torch_threads is not None:
+        torch.set_num_threads(config.torch_threads)
+    trainer_class = hydra.utils.get_object(config.trainer._target_)
+    if isinstance(trainer_class, type) and not issubclass(trainer_class, lightning.Trainer):
+        raise SpecError(
+            f"framework=lightning, but the trainer is {config.trainer._target_}. Choose Lightning's (trainer=cpu)."
+        )
+    # The loaders draw from streams of their own; this is for the model's initial weights.
+    lightning.seed_everything(config.seed, verbose=False)
+    model = job.build_model()
+    if not isinstance(model, lightning.LightningModule):
+        raise SpecError(
+            f"framework=lightning, but the model is {config.model._target_}, which makes no LightningModule. "
+            "Choose a model of Lightning (model=flights_mlp), or experiment=flights_keras."
+        )
+    stopwatch = Stopwatch()
+    callbacks = [*job.build("callbacks").values(), stopwatch]
+    loggers = list(job.build("logger").values())
+    try:
+        trainer = job.build(
+            "trainer",
+            callbacks=callbacks,
+            logger=loggers or False,
+            # What callbacks there are is the group's choice: Lightning would add a checkpoint and a progress bar.
+            enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise SpecError(f"Lightning's Trainer refuses the keys under `trainer`: {error}") from error
+    data = job.build("data", columns=job.columns)
+    trainer.fit(model, data)
+
+    device = model.device
+    names = job.features
+    model.eval()
+
+    def predict(batch: Batch) -> NDArray[Any]:
+        x = {name: torch.from_numpy(np.ascontiguousarray(batch[name])).to(device) for name in names}
+        with torch.inference_mode():
+            return np.asarray(model.predict_step(x, 0).cpu())
+
+    files = {logger.__class__.__name__: Path(logger.log_dir) for logger in loggers if getattr(logger, "log_dir", None)}
+    files.update(
+        (type(callback).__name__, Path(callback.best_model_path or callback.last_model_path))
+        for callback in callbacks
+        if isinstance(callback, ModelCheckpoint) and (callback.best_model_path or callback.last_model_path)
+    )
+    return Trained(
+        predict=predict,
+        history=stopwatch.history,
+        num_rows=stopwatch.num_rows,
+        seconds=stopwatch.seconds,
+        waiting_s=stopwatch.waiting_s,
+        files=files,
+    )
+
+
+def _say_once() -> None:
+    # Importing lightning adds a handler to its logger, which passes every message on as well: where the application
+    # (Hydra) has a handler of its own, each message would appear twice.
+    if logging.getLogger().handlers:
+        logger = logging.getLogger("lightning")
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)
+
+
+def _rows(batch: Any) -> int:
+    while not isinstance(batch, torch.Tensor):
+        batch = next(iter(batch.values())) if isinstance(batch, dict) else batch[0]
+    return len(batch)

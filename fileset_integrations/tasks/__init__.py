@@ -1,0 +1,1 @@
+"""Small real data sets, as DuckDB connections: the tables that the recipes' queries read."""

@@ -1,0 +1,280 @@
+"""`fileset-train`: the Hydra app that makes a task's FileSets, trains a model on them, and says how good it is.
+
+```
+fileset-train experiment=flights trainer.max_epochs=1        one run
+fileset-train experiment=flights_keras keras.backend=jax     the same FileSets, Keras
+fileset-train -m model.lr=0.1,0.01                           a sweep; the FileSets are made once
+```
+What can be chosen lies in the package `fileset_integrations.conf`; `fileset-train --help` lists it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+import hydra.utils
+from hydra.errors import CompactHydraException, InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+from rich.console import Console
+from rich.table import Table
+
+from fileset_integrations import plots, schemas
+from fileset_integrations.errors import FileSetError, MissingDependencyError, SpecError
+from fileset_integrations.fileset import FileSet
+from fileset_integrations.outcome import Evaluation, Outcome
+from fileset_integrations.reader import FileSetReader
+from fileset_integrations.runs import Job, Trained
+from fileset_integrations.summary import Summary
+
+_log = logging.getLogger(__name__)
+# Rows of a batch where no optimizer sees them: large, so that Python's part is small.
+_EVALUATION_BATCH = 16_384
+
+
+class TrainError(CompactHydraException):
+    """A user's mistake, as Hydra prints it: one message, no traceback (HYDRA_FULL_ERROR=1 shows it)."""
+
+
+def main(*defaults: str) -> None:
+    """Entry point of `fileset-train` and of the recipes.
+
+    Args:
+        *defaults: Overrides such as "experiment=flights_keras", which hold unless the command line sets the same key.
+    """
+    # Into sys.argv, where Lightning looks for the command line when it starts further processes; and beside the other
+    # overrides, for argparse takes positional arguments in one place only: `-m model.lr=0.1,0.01`, but also `--info`.
+    overrides = [i for i, argument in enumerate(sys.argv) if i and "=" in argument and not argument.startswith("-")]
+    given = {sys.argv[i].lstrip("+~").partition("=")[0] for i in overrides}
+    place = overrides[0] if overrides else 1
+    sys.argv[place:place] = [default for default in defaults if default.partition("=")[0] not in given]
+    # Absolute, and inherited by the processes of launchers: a job may run in another folder.
+    os.environ.setdefault("FILESET_ROOT", str(Path.cwd()))
+    schemas.register()
+    _hydra_main()
+
+
+@hydra.main(version_base="1.3", config_path="pkg://fileset_integrations.conf", config_name="train")
+def _hydra_main(config: DictConfig) -> float | None:
+    return run(config)
+
+
+def run(config: DictConfig) -> float | None:
+    """One job: make or open the FileSets, train, evaluate, print the table.
+
+    Args:
+        config: Composed config, of the shape `schemas.TrainConf`.
+
+    Returns:
+        The value named by `optimized_metric`, for a sweep; None where that is null.
+
+    Raises:
+        TrainError: A mistake in the config, in one message.
+    """
+    try:
+        return _run(config)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, FileSetError):
+            raise TrainError(str(error.__cause__)) from error
+        raise
+    except FileSetError as error:
+        raise TrainError("\n".join([str(error), *getattr(error, "__notes__", [])])) from error
+    except MissingMandatoryValue as error:
+        raise TrainError(f"The config has no value for {error.full_key}. Set it: {error.full_key}=...") from error
+
+
+def _run(config: DictConfig) -> float | None:
+    train = _framework(config)
+    output_dir = Path(config.paths.output_dir)
+    evaluation: Evaluation = _build(config, "evaluation")
+    _check_metric(config, evaluation.metric_names)
+    if OmegaConf.select(config, "columns.label") is None:
+        raise SpecError("columns.label is null; fileset-train needs the column that the model is to predict.")
+
+    made = make_filesets(config)
+    train_set, val_set = (_open(config, split, made) for split in ("train", "val"))
+    # The reader fits the columns, or finds the fit of an earlier run in the cache.
+    reader = _reader(config, train_set, _build(config, "columns"))
+    columns = reader.columns
+    assert columns is not None
+    summary = Summary(columns.vocabulary_sizes, OmegaConf.select(config, "model.baseline"))
+    for batch in reader.iter_batches(epoch=0):
+        summary.update(batch)
+        evaluation.learn(batch)
+
+    def build(key: str, **arguments: Any) -> Any:
+        return _build(config, key, **arguments)
+
+    def build_model() -> Any:
+        offered = {"inputs": summary.inputs(), "target": summary.target()}
+        taken = inspect.signature(hydra.utils.get_object(config.model._target_)).parameters
+        return _build(config, "model", **{name: value for name, value in offered.items() if name in taken})
+
+    trained = train(Job(config, train_set, val_set, columns, tuple(summary.inputs()), build, build_model, output_dir))
+
+    rows = _reader(config, val_set, columns).iter_batches(epoch=0)
+    outcome = evaluation.score(rows, trained.predict, num_rows=val_set.num_rows)
+    files = {
+        "loss curves": plots.loss_curves(output_dir / "plots" / "loss.png", trained.history),
+        **{f"{path.stem} plot": path for path in outcome.draw(output_dir / "plots")},
+        **{name: path for name, path in trained.files.items() if path.exists()},  # fast_dev_run writes none
+    }
+    show(Console(), config.task_name, outcome, trained, output_dir, files)
+    return None if config.optimized_metric is None else outcome.metrics[config.optimized_metric]
+
+
+def make_filesets(config: DictConfig) -> dict[str, FileSet]:
+    """Make the FileSets of the config's group `filesets`, or open those that exist and were made by the same query.
+
+    Args:
+        config: The composed config; `source.location` says where they live.
+
+    Returns:
+        The FileSets by "LOCATION/NAME", as the group `data` names them.
+    """
+    location = config.source.location
+    made: dict[str, FileSet] = {}
+    if not config.filesets.make:
+        return made
+    # The tables are read even where all FileSets exist: it is what FileSet.make compares, and takes a second or two.
+    connection = _build(config, "filesets.connection")
+    for name, node in config.filesets.make.items():
+        arguments = {str(key): value for key, value in _plain(node).items()}
+        fileset = FileSet.make(
+            target_stage_loc=location, name=name, duckdb_connection=connection, if_exists="open", **arguments
+        )
+        made[f"{location}/{name}"] = fileset
+        _log.info("FileSet %s/%s: %s rows, snapshot %s", location, name, f"{fileset.num_rows:,}", fileset.snapshot_id)
+    return made
+
+
+def show(
+    console: Console, task: str, outcome: Outcome, trained: Trained, output_dir: Path, files: Mapping[str, Path]
+) -> None:
+    """Print the table at the end of a run, its verdict, the speed, and where the run's files are."""
+    unit = f" ({outcome.unit})" if outcome.unit else ""
+    table = Table(title=f"{task}: {outcome.num_rows:,} validation rows", title_justify="left")
+    table.add_column("")
+    for measure in outcome.scores[0].values:
+        table.add_column(f"{measure}{unit}", justify="right")
+    for i, score in enumerate(outcome.scores):
+        values = [
+            f"{value:.2%}" if measure == "accuracy" else f"{value:.3f}" for measure, value in score.values.items()
+        ]
+        table.add_row(score.name, *values, style="bold" if i == 0 else None)
+    console.print(table)
+    # soft_wrap: a path that is broken into two lines can be neither clicked nor copied.
+    console.print(outcome.verdict(), soft_wrap=True, highlight=False)
+    console.print(_speed(trained), soft_wrap=True, highlight=False)
+    console.print(f"Files in {_short(output_dir)}", soft_wrap=True, highlight=False, markup=False)
+    width = max(map(len, files), default=0)
+    for name, path in files.items():
+        shown = path.relative_to(output_dir) if path.is_relative_to(output_dir) else path
+        console.print(f"  {name:<{width}}  {shown}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _speed(trained: Trained) -> str:
+    rate = f"{trained.num_rows / trained.seconds:,.0f} rows/s" if trained.seconds else "no time at all"
+    text = f"Training: {trained.num_rows:,} rows in {trained.seconds:.2f} s ({rate}); "
+    if trained.waiting_s is None:
+        return text + "the time spent waiting for data is not visible on this backend, which reads ahead by itself."
+    share = trained.waiting_s / trained.seconds if trained.seconds else 0.0
+    return text + f"{trained.waiting_s:.2f} s of it waiting for data ({share:.1%})."
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _framework(config: DictConfig) -> Callable[[Job], Trained]:
+    """The function that trains; the framework is imported here and nowhere earlier."""
+    framework = config.framework.value
+    extras = [framework, "recipes"]
+    if framework == "keras":
+        _choose_keras_backend(config.keras.backend.value)
+        extras.insert(1, config.keras.backend.value.replace("torch", "lightning"))  # the extra that brings torch
+    try:
+        module = importlib.import_module(f"fileset_integrations.runs.{framework}")
+    except ImportError as error:
+        if isinstance(error, FileSetError):
+            raise
+        raise MissingDependencyError(
+            f"framework={framework} needs {error.name or error}, which cannot be imported. "
+            f'Install it with: pip install "fileset-integrations[{",".join(extras)}]"'
+        ) from error
+    train: Callable[[Job], Trained] = module.train
+    return train
+
+
+def _choose_keras_backend(backend: str) -> None:
+    # Keras reads the variable once, when it is first imported.
+    loaded = sys.modules.get("keras")
+    if loaded is None:
+        os.environ["KERAS_BACKEND"] = backend
+    elif loaded.backend.backend() != backend:
+        raise SpecError(
+            f"keras.backend={backend}, but this process has loaded keras with {loaded.backend.backend()} already. "
+            "A process has one backend: start a run for each, or sweep with a launcher that starts processes."
+        )
+
+
+def _check_metric(config: DictConfig, names: Sequence[str]) -> None:
+    # Before the training, not after it.
+    if config.optimized_metric is not None and config.optimized_metric not in names:
+        raise SpecError(
+            f"optimized_metric is {config.optimized_metric!r}, but {config.evaluation._target_} measures "
+            f"{', '.join(names)}. Name one of them, or null."
+        )
+
+
+def _open(config: DictConfig, split: str, made: Mapping[str, FileSet]) -> FileSet:
+    """The FileSet of data.train or data.val."""
+    where = config.data[split]
+    if not isinstance(where, str):
+        raise SpecError(
+            f"data.{split} is {'missing' if where is None else 'not a string'}; fileset-train needs one FileSet there, "
+            "written LOCATION/NAME."
+        )
+    if where in made:
+        return made[where]
+    return FileSet.open(where)
+
+
+def _reader(config: DictConfig, fileset: FileSet, columns: Any) -> FileSetReader:
+    """A reader of every row once, in the FileSet's own order."""
+    return FileSetReader(
+        fileset,
+        columns=columns,
+        batch_size=_EVALUATION_BATCH,
+        drop_last_batch=False,
+        memory_bytes=config.data.memory_bytes,
+        cache_dir=config.data.cache_dir,
+    )
+
+
+def _build(config: DictConfig, key: str, **arguments: Any) -> Any:
+    """What the config's node makes; a node of named nodes makes a dict of them.
+
+    `arguments` do not pass through OmegaConf, which would turn dataclasses among them into config nodes.
+    """
+    node = OmegaConf.select(config, key)
+    if node is None:
+        return {}
+    if "_target_" not in node:
+        return {name: _build(config, f"{key}.{name}") for name in node if node[name] is not None}
+    return instantiate(node, _partial_=True)(**arguments) if arguments else instantiate(node)
+
+
+def _plain(node: DictConfig) -> dict[Any, Any]:
+    plain = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(plain, dict)
+    return plain
