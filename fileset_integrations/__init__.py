@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fileset_integrations.fileset import FileSet
     from fileset_integrations.keras import FileSetPyDataset
     from fileset_integrations.lightning import FileSetDataModule
+    from fileset_integrations.mixing import shuffle_report
     from fileset_integrations.reader import FileSetReader
     from fileset_integrations.spec import Shard
 
@@ -27,6 +28,7 @@ __all__ = [
     "FileSetPyDataset",
     "FileSetReader",
     "Shard",
+    "shuffle_report",
 ]
 
 _HOMES = {
@@ -37,6 +39,7 @@ _HOMES = {
     "FileSetPyDataset": "keras",
     "FileSetReader": "reader",
     "Shard": "spec",
+    "shuffle_report": "mixing",
 }
 
 

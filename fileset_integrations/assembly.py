@@ -1,13 +1,16 @@
-"""How batches come together: blocks decoded ahead by threads, and a few batches gathered from them at once."""
+"""How batches come together: blocks decoded ahead by threads, and a few batches gathered from them at once.
+
+What is held at a time is bounded in blocks: one for each lane of the plan, and a few read ahead. Pieces are gathered by
+first use, and a block is let go of with its last piece, so that the bound holds where all lanes change blocks at once.
+"""
 
 from __future__ import annotations
 
-import heapq
 import multiprocessing
 import os
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,115 +19,175 @@ from numpy.typing import NDArray
 
 from fileset_integrations.blocks import Block, StreamedBlocks
 from fileset_integrations.columns import TensorSpec
+from fileset_integrations.errors import SpecError
 from fileset_integrations.plan import EpochPlan, Piece, Plan, Visit
 
 Batch = dict[str, Any]
+Loaded = tuple[Block, NDArray[np.int64] | None]  # a block and the order of its rows
 
-DECODED_AHEAD = 2  # blocks beyond those in use
+GROUPS_AHEAD = 2
+_GROUP_BYTES = 4 * 2**20  # batches are gathered in groups of about this size: long NumPy calls, small memory
+_GROUP_BATCHES = 64
+_BLOCKS_AHEAD = 2
 _MAX_DECODERS = 4
+_ORDER_BYTES = 8  # of a row's place in its block's order
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much is under way at once.
+
+    Attributes:
+        ahead: Blocks decoded beyond those in use.
+        decoders: Threads that decode.
+        group: Batches gathered at once.
+    """
+
+    ahead: int
+    decoders: int
+    group: int
+
+
+def fit_budget(memory_bytes: int, plan: Plan, row_bytes: int) -> Budget:
+    """The largest budget whose blocks, orders of rows, tables being decoded and outstanding batches fit.
+
+    Args:
+        memory_bytes: The bound.
+        plan: The plan.
+        row_bytes: Bytes of a decoded row; its table is taken to need as much.
+
+    Raises:
+        SpecError: The smallest budget does not fit; says the least `memory_bytes` that does.
+    """
+    largest = int(plan.block_rows.max(initial=0))
+    batch_bytes = max(plan.batch.batch_size * row_bytes, 1)
+    # Workers of a DataLoader share the machine among themselves: one decoding thread each.
+    decoders = 1 if multiprocessing.parent_process() else min(os.cpu_count() or 1, _MAX_DECODERS)
+    group = max(1, min(_GROUP_BATCHES, _GROUP_BYTES // batch_bytes))
+
+    def needed(budget: Budget) -> int:
+        held = min(plan.lanes + budget.ahead, len(plan.block_rows))
+        order_bytes = _ORDER_BYTES if plan.shuffle.shuffle else 0
+        outstanding = (GROUPS_AHEAD + 1) * budget.group * batch_bytes
+        return largest * (held * (row_bytes + order_bytes) + min(budget.decoders, held) * row_bytes) + outstanding
+
+    least = Budget(0, 1, 1)
+    for budget in (Budget(_BLOCKS_AHEAD, decoders, group), Budget(1, 1, group), Budget(0, 1, group), least):
+        if needed(budget) <= memory_bytes:
+            return budget
+    raise SpecError(
+        f"memory_bytes={memory_bytes} is too small: {plan.lanes} open blocks of up to {largest} rows of {row_bytes} "
+        f"bytes, and batches of {plan.batch.batch_size} rows, take {needed(least)}. "
+        f"Pass memory_bytes={needed(least)} or more; or fewer streams, which is another order of rows."
+    )
 
 
 def gather(
-    tensors: tuple[TensorSpec, ...],
+    tensors: Sequence[TensorSpec],
     rows: int,
-    pieces: list[Piece],
-    blocks: Mapping[int, Block],
-    orders: Mapping[int, NDArray[np.int64] | None],
+    pieces: Sequence[Piece],
+    load: Callable[[Piece], Loaded],
+    done: Callable[[Piece], None] = lambda piece: None,
 ) -> dict[str, Any]:
-    """The rows of some batches, as one array for each tensor; strings stay in Arrow."""
-    gathered: dict[str, Any] = {}
-    for tensor in tensors:
-        if tensor.dtype.kind == "O":
-            gathered[tensor.name] = _gather_values(tensor.name, rows, pieces, blocks, orders)
-            continue
-        out = np.empty((rows, *tensor.shape), tensor.dtype)
-        for piece in pieces:
-            source, order = blocks[piece.block][tensor.name], orders[piece.block]
-            target = out[piece.out :: piece.step][: piece.stop - piece.start]
-            target[...] = source[piece.start : piece.stop] if order is None else source[order[piece.start : piece.stop]]
-        gathered[tensor.name] = out
-    return gathered
+    """The rows of some batches, as one array for each tensor; strings stay in Arrow.
 
-
-def _gather_values(
-    name: str,
-    rows: int,
-    pieces: list[Piece],
-    blocks: Mapping[int, Block],
-    orders: Mapping[int, NDArray[np.int64] | None],
-) -> pa.Array:
-    parts: list[pa.Array] = []
-    places = np.empty(rows, np.int64)  # place of each output row among the parts laid end to end
+    Args:
+        tensors: What a batch consists of.
+        rows: Rows of the batches together.
+        pieces: Where they come from.
+        load: Gives a piece's block and the order of its rows.
+        done: Told when a piece has been gathered.
+    """
+    arrays = {one.name: np.empty((rows, *one.shape), one.dtype) for one in tensors if one.dtype.kind != "O"}
+    values: dict[str, list[pa.Array]] = {one.name: [] for one in tensors if one.dtype.kind == "O"}
+    places = np.empty(rows if values else 0, np.int64)  # of each row among the parts of `values` laid end to end
     laid = 0
     for piece in pieces:
-        source, order, count = blocks[piece.block][name], orders[piece.block], piece.stop - piece.start
-        part = (
-            source.slice(piece.start, count)
-            if order is None
-            else source.take(pa.array(order[piece.start : piece.stop]))
-        )
-        parts.append(part)
-        places[piece.out :: piece.step][:count] = np.arange(laid, laid + count)
+        block, order = load(piece)
+        count = piece.stop - piece.start
+        if order is not None:
+            order = order[piece.start : piece.stop]
+        for name, out in arrays.items():
+            target = out[piece.out :: piece.step][:count]
+            # np.take: an index in brackets takes twice as long.
+            target[...] = (
+                block[name][piece.start : piece.stop] if order is None else np.take(block[name], order, axis=0)
+            )
+        for name, parts in values.items():
+            parts.append(block[name].slice(piece.start, count) if order is None else block[name].take(pa.array(order)))
+        if values:
+            places[piece.out :: piece.step][:count] = np.arange(laid, laid + count)
         laid += count
-    joined = pa.concat_arrays(parts) if parts else pa.array([], pa.string())
-    return joined.take(pa.array(places))
+        done(piece)
+    joined = {name: pa.concat_arrays(parts).take(pa.array(places)) for name, parts in values.items()}
+    return {one.name: joined[one.name] if one.name in joined else arrays[one.name] for one in tensors}
 
 
-class Window:
+class _Window:
     """The blocks in use and read ahead, as an epoch advances. Used by one thread; decoding happens in others."""
 
-    def __init__(self, store: StreamedBlocks, epoch_plan: EpochPlan, start: int, pool: ThreadPoolExecutor) -> None:
-        self._store, self._epoch_plan, self._pool = store, epoch_plan, pool
+    def __init__(
+        self, store: StreamedBlocks, epoch_plan: EpochPlan, start: int, capacity: int, pool: ThreadPoolExecutor
+    ) -> None:
+        self._store, self._epoch_plan, self._capacity, self._pool = store, epoch_plan, capacity, pool
+        self._lanes = epoch_plan.plan.lanes
         self._coming = epoch_plan.visits(start)
         self._next: Visit | None = next(self._coming, None)
-        self._ahead: deque[int] = deque()  # first rows of the visits admitted ahead of their use
+        self._open: dict[tuple[int, int], int] = {}  # (block, lane) -> last row of its visit
         self._uses: dict[int, int] = {}
-        self._futures: dict[int, Future[tuple[Block, NDArray[np.int64] | None]]] = {}
-        self._ends: list[tuple[int, int]] = []  # heap of (last row that reads the block, block)
+        self._futures: dict[int, Future[Loaded]] = {}
 
-    def advance(self, start: int, stop: int) -> None:
-        """Let go of what only rows before `start` read; decode what rows before `stop` read, and a few blocks ahead."""
-        while self._ends and self._ends[0][0] < start:
-            _, block = heapq.heappop(self._ends)
-            self._uses[block] -= 1
-            if not self._uses[block]:
-                del self._uses[block], self._futures[block]
-        while self._ahead and self._ahead[0] < stop:
-            self._ahead.popleft()
-        while self._next is not None and (self._next.first < stop or len(self._ahead) < DECODED_AHEAD):
-            if self._next.first >= stop:
-                self._ahead.append(self._next.first)
-            self._admit(self._next)
+    def load(self, piece: Piece) -> Loaded:
+        """A piece's block and the order of its rows. Pieces come by first use."""
+        self._read_ahead()
+        return self._futures[piece.block].result()
+
+    def _read_ahead(self) -> None:
+        while self._next is not None and (self._next.block in self._uses or len(self._uses) < self._capacity):
+            block = self._next.block
+            if block not in self._uses:
+                self._uses[block] = 0
+                self._futures[block] = self._pool.submit(_load, self._store, self._epoch_plan, block)
+            self._uses[block] += 1
+            self._open[block, self._next.first % self._lanes] = self._next.last
             self._next = next(self._coming, None)
 
-    def _admit(self, visit: Visit) -> None:
-        if visit.block not in self._uses:
-            self._uses[visit.block] = 0
-            self._futures[visit.block] = self._pool.submit(_load, self._store, self._epoch_plan, visit.block)
-        self._uses[visit.block] += 1
-        heapq.heappush(self._ends, (visit.last, visit.block))
+    def done(self, piece: Piece, start: int) -> None:
+        """Let go of the block of a piece that ends its lane's stay; `start` is the first row of the piece's group."""
+        first = start + piece.out
+        last = first + (piece.stop - piece.start - 1) * piece.step
+        visit = (piece.block, first % self._lanes)
+        if last == self._open[visit]:
+            del self._open[visit]
+            self._uses[piece.block] -= 1
+            if not self._uses[piece.block]:
+                del self._uses[piece.block], self._futures[piece.block]
+        self._read_ahead()
 
-    def get(self, block: int) -> tuple[Block, NDArray[np.int64] | None]:
-        """A block that `advance` let in, and the order of its rows."""
-        return self._futures[block].result()
 
-
-def _load(store: StreamedBlocks, epoch_plan: EpochPlan, block: int) -> tuple[Block, NDArray[np.int64] | None]:
+def _load(store: StreamedBlocks, epoch_plan: EpochPlan, block: int) -> Loaded:
     return store.load(block), epoch_plan.row_order(block)
 
 
 class Assembly:
-    """Gathers groups of batches, one after the other, on a thread of its own."""
+    """Gathers groups of batches of an epoch, one after the other, on a thread of its own.
+
+    Attributes:
+        gatherer: That thread.
+    """
 
     def __init__(
-        self, plan: Plan, tensors: tuple[TensorSpec, ...], store: StreamedBlocks, epoch: int, start: int
+        self, plan: Plan, tensors: tuple[TensorSpec, ...], store: StreamedBlocks, budget: Budget, epoch: int, start: int
     ) -> None:
-        # Workers of a DataLoader share the machine among themselves: one decoding thread each.
-        threads = 1 if multiprocessing.parent_process() else min(os.cpu_count() or 1, _MAX_DECODERS)
-        self.decoders = ThreadPoolExecutor(threads, thread_name_prefix="fileset-decode")
         self.gatherer = ThreadPoolExecutor(1, thread_name_prefix="fileset-gather")
-        self._plan, self._tensors, self._epoch_plan = plan, tensors, plan.epoch(epoch)
-        self._window = Window(store, self._epoch_plan, plan.batch_bounds(start)[0], self.decoders)
+        self._decoders = ThreadPoolExecutor(budget.decoders, thread_name_prefix="fileset-decode")
+        self._plan, self._tensors, self._store, self._budget = plan, tensors, store, budget
+        self._epoch_plan = plan.epoch(epoch)
+        self._window = self._window_from(start)
+
+    def _window_from(self, batch: int) -> _Window:
+        start = self._plan.batch_bounds(batch)[0]
+        return _Window(self._store, self._epoch_plan, start, self._plan.lanes + self._budget.ahead, self._decoders)
 
     def gather(self, first: int, stop: int) -> tuple[list[Batch], Exception | None]:
         """Batches [first, stop); where a file fails, those before it and the error."""
@@ -133,6 +196,8 @@ class Assembly:
         except Exception as error:
             if stop - first == 1:
                 return [], error
+        # One batch at a time: those that do without the file are delivered.
+        self._window = self._window_from(first)
         batches: list[Batch] = []
         for index in range(first, stop):
             try:
@@ -144,15 +209,12 @@ class Assembly:
     def _gather(self, first: int, stop: int) -> list[Batch]:
         bounds = [self._plan.batch_bounds(index) for index in range(first, stop)]
         start, end = bounds[0][0], bounds[-1][1]
-        self._window.advance(start, end)
-        pieces = list(self._epoch_plan.pieces(start, end))
-        loaded = {piece.block: self._window.get(piece.block) for piece in pieces}
-        blocks = {block: values for block, (values, _) in loaded.items()}
-        orders = {block: order for block, (_, order) in loaded.items()}
-        arrays = gather(self._tensors, end - start, pieces, blocks, orders)
+        pieces = sorted(self._epoch_plan.pieces(start, end), key=lambda piece: piece.out)
+        window = self._window
+        arrays = gather(self._tensors, end - start, pieces, window.load, lambda piece: window.done(piece, start))
         return [{name: array[a - start : b - start] for name, array in arrays.items()} for a, b in bounds]
 
     def shut_down(self) -> None:
         """Stop the threads once they are done with what they are at."""
-        for pool in (self.gatherer, self.decoders):
+        for pool in (self.gatherer, self._decoders):
             pool.shutdown(wait=False, cancel_futures=True)

@@ -18,24 +18,20 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fileset_integrations.assembly import DECODED_AHEAD, Assembly, Batch, gather
+from fileset_integrations.assembly import GROUPS_AHEAD, Assembly, Batch, Loaded, fit_budget, gather
 from fileset_integrations.blocks import KeptBlocks, MappedBlocks, StreamedBlocks
 from fileset_integrations.columns import LABEL, WEIGHT, Columns, FittedColumns, TensorSpec, bind
 from fileset_integrations.errors import SpecError, StateMismatchError
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.fits import check_nulls, fit_once, kept_rows
 from fileset_integrations.forks import mend_after_fork
-from fileset_integrations.plan import ORDER, EpochPlan, Plan, transform_generator
+from fileset_integrations.plan import ORDER, EpochPlan, Piece, Plan, transform_generator
 from fileset_integrations.spec import BatchSpec, Shard, ShuffleSpec, as_int
 
 Transform = Callable[[Batch, np.random.Generator], Batch]
 BlockMode = Literal["auto", "stream", "memory", "disk"]
 
 STATE_FORMAT = 1
-
-_GROUP_BYTES = 4 * 2**20  # batches are gathered in groups of about this size: long NumPy calls, small memory
-_GROUP_BATCHES = 64
-_GROUPS_AHEAD = 2
 
 
 class FileSetReader:
@@ -59,7 +55,8 @@ class FileSetReader:
         blocks: "stream" decodes files as they are needed, in every epoch; "memory" keeps decoded blocks; "disk" keeps
             them in the cache directory, mapped; "auto" keeps them in memory where they take at most half of
             `memory_bytes`, and streams otherwise.
-        memory_bytes: Bound for the blocks open at once.
+        memory_bytes: Bound for what is in memory at once: open blocks, those read ahead or kept, outstanding batches.
+            It never changes the order.
         cache_dir: The cache directory; None: `FILESET_CACHE_DIR`, else the user's.
         cache_bytes: Most bytes that blocks="disk" may take.
         transform: A picklable function batch, generator -> batch, whose generator is seeded by (seed, epoch, batch).
@@ -103,7 +100,7 @@ class FileSetReader:
         self._table, self._decoder = table, decoder
         self.plan = Plan(self._kept.rows, batch, order, shard)
         memory_bytes = as_int(memory_bytes, "memory_bytes")
-        self._check_memory(memory_bytes)
+        self._budget = fit_budget(memory_bytes, self.plan, decoder.row_bytes)
         if blocks not in ("auto", "stream", "memory", "disk"):
             raise SpecError(f"blocks={blocks!r}: pass 'auto', 'stream', 'memory' or 'disk'.")
         if blocks == "auto":
@@ -112,6 +109,11 @@ class FileSetReader:
         self.blocks: BlockMode = blocks
         self._store: StreamedBlocks
         if blocks == "memory":
+            if self.num_bytes > memory_bytes:
+                raise SpecError(
+                    f"blocks='memory' keeps {self.num_bytes} bytes, memory_bytes={memory_bytes}. "
+                    "Pass at least that, or blocks='stream' or 'disk'."
+                )
             self._store = KeptBlocks(fs, decoder, table, self._kept)
         elif blocks == "disk":
             self._store = MappedBlocks(fs, decoder, table, self._kept, self.columns, cache_dir, cache_bytes)
@@ -119,20 +121,15 @@ class FileSetReader:
             self._store = StreamedBlocks(fs, decoder, table, self._kept, keep=self.plan.lanes + 1)
         self._orders = _Orders(memory_bytes // 8)
 
-    def _check_memory(self, memory_bytes: int) -> None:
-        largest = int(self._kept.rows.max(initial=0)) * self._decoder.row_bytes
-        needed = largest * min(self.plan.lanes + DECODED_AHEAD, len(self._table))
-        if needed > memory_bytes:
-            raise SpecError(
-                f"memory_bytes={memory_bytes} is too small: {self.plan.lanes} streams and {DECODED_AHEAD} blocks read "
-                f"ahead, of up to {largest} bytes each, take {needed}. Pass at least memory_bytes={needed}, or fewer "
-                "streams (another order of rows)."
-            )
-
     @property
     def num_bytes(self) -> int:
         """Bytes that all rows take once decoded; strings are guessed."""
-        return self.plan.num_rows * self._decoder.row_bytes
+        return self.plan.num_rows * self.row_bytes
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that a row takes once decoded; strings are guessed."""
+        return self._decoder.row_bytes
 
     @property
     def tensors(self) -> tuple[TensorSpec, ...]:
@@ -175,9 +172,11 @@ class FileSetReader:
         start, stop = self._bounds(index)
         epoch_plan = self._orders.plan(self.plan, _check_epoch(epoch))
         pieces = list(epoch_plan.pieces(start, stop))
-        blocks = {piece.block: self._store.get(piece.block) for piece in pieces}
-        orders = {block: self._orders.rows(epoch_plan, block) for block in blocks}
-        return self._finish(gather(self.tensors, stop - start, pieces, blocks, orders), epoch, index)
+
+        def load(piece: Piece) -> Loaded:
+            return self._store.get(piece.block), self._orders.rows(epoch_plan, piece.block)
+
+        return self._finish(gather(self.tensors, stop - start, pieces, load), epoch, index)
 
     def rows(self, index: int, epoch: int = 0) -> NDArray[np.int64]:
         """Where the rows of a batch come from; nothing is read.
@@ -362,13 +361,13 @@ class BatchIterator(Iterator[Batch]):
         if self._assembly is None:
             if self._asked >= len(reader):
                 return
-            self._assembly = Assembly(reader.plan, reader.tensors, reader._store, self._epoch, self._index)
+            self._assembly = Assembly(
+                reader.plan, reader.tensors, reader._store, reader._budget, self._epoch, self._index
+            )
             self._close = weakref.finalize(self, self._assembly.shut_down)
-        batch_bytes = max(reader.batch_size * reader._decoder.row_bytes, 1)
-        size = max(1, min(_GROUP_BATCHES, _GROUP_BYTES // batch_bytes))
-        while len(self._groups) < _GROUPS_AHEAD and self._asked < len(reader):
+        while len(self._groups) < GROUPS_AHEAD and self._asked < len(reader):
             # The first batch comes alone: nobody waits for the rest of a group before it.
-            stop = min(self._asked + (size if self._asked > self._index else 1), len(reader))
+            stop = min(self._asked + (reader._budget.group if self._asked > self._index else 1), len(reader))
             self._groups.append(self._assembly.gatherer.submit(self._assembly.gather, self._asked, stop))
             self._asked = stop
 

@@ -25,11 +25,11 @@ FRAMEWORKS = ("torch", "keras", "tensorflow", "lightning", "pytorch_lightning", 
 # Left to right: a module imports only modules to its left. A new module takes its place here.
 ORDER = (
     *("errors", "spec", "forks", "plan", "tensors", "decoder", "column_specs", "columns", "manifest", "storage"),
-    *("engines", "fileset", "fits", "blocks", "assembly", "reader"),
+    *("engines", "fileset", "fits", "blocks", "assembly", "reader", "mixing"),
     *("torch", "tensorflow", "lightning", "keras", "ray"),
     *("summary", "plots", "outcome", "models", "tasks", "schemas", "runs", "train", "cli"),
 )
-LAST_WITHOUT_FRAMEWORKS = "reader"
+LAST_WITHOUT_FRAMEWORKS = "mixing"
 RANK = {name: rank for rank, name in enumerate(ORDER)}
 SNOWFLAKE_MAY = ("storage", "engines")  # inside functions only: the connector is loaded when a stage is used
 

@@ -1,0 +1,89 @@
+"""How well a reader's order mixes the rows, and what it costs: computed from the plan, without reading data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fileset_integrations.reader import FileSetReader
+from fileset_integrations.spec import as_int
+
+_SAMPLED_BATCHES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class ShuffleReport:
+    """What `shuffle_report` found. Ratios are to a true shuffle of all rows: 1 is perfect.
+
+    Attributes:
+        streams: Blocks that are open at once, over all ranks.
+        files_per_batch: Files that a batch takes its rows from, on average.
+        position_spread: Standard deviation of a batch's source positions against that of a true shuffle.
+        label_mean_variance: Where the rows were sorted by a label: variance of the batches' label means against that of
+            a true shuffle. Large: batches differ more than chance makes them.
+        window_bytes: Bytes of the decoded blocks that this rank has in use at once, without what is read ahead.
+        decodes_per_block: How often an epoch decodes a block of this rank, on average, where blocks are not kept.
+        batches: Batches that the figures were computed from.
+    """
+
+    streams: int
+    files_per_batch: float
+    position_spread: float
+    label_mean_variance: float
+    window_bytes: int
+    decodes_per_block: float
+    batches: int
+
+
+def shuffle_report(reader: FileSetReader, epoch: int = 0, batches: int = _SAMPLED_BATCHES) -> ShuffleReport:
+    """Say how a reader's batches mix its rows, from batches spread evenly over an epoch; nothing is read.
+
+    Args:
+        reader: The reader.
+        epoch: The epoch to look at.
+        batches: At most so many batches are looked at.
+    """
+    wanted = min(as_int(batches, "batches"), len(reader))
+    chosen = np.unique(np.linspace(0, len(reader) - 1, wanted).astype(np.int64)) if wanted > 0 else np.empty(0, int)
+    starts = np.concatenate([[0], np.cumsum(reader.fileset.manifest.file_rows)])
+    total = max(int(starts[-1]), 1)
+    files, spreads, means, sizes = [], [], [], []
+    for index in chosen:
+        rows = reader.rows(int(index), epoch)
+        positions = (starts[rows[:, 0]] + rows[:, 1]) / total
+        files.append(len(np.unique(rows[:, 0])))
+        spreads.append(positions.std(ddof=1) if len(positions) > 1 else np.nan)
+        means.append(positions.mean())
+        sizes.append(len(rows))
+    # A true shuffle draws from [0, 1) without replacement: variance 1/12, that of means less by the share drawn.
+    size = float(np.mean(sizes)) if sizes else 1.0
+    expected = (1 / 12) / size * max(total - size, 0) / max(total - 1, 1)
+    variance = float(np.mean((np.array(means) - 0.5) ** 2)) if means else np.nan
+    held, decodes = _window(reader, epoch)
+    return ShuffleReport(
+        streams=reader.plan.streams,
+        files_per_batch=float(np.mean(files)) if files else 0.0,
+        position_spread=float(np.nanmean(spreads) / (1 / 12) ** 0.5) if files else np.nan,
+        label_mean_variance=variance / expected if expected else np.nan,
+        window_bytes=held * reader.row_bytes,
+        decodes_per_block=decodes,
+        batches=len(chosen),
+    )
+
+
+def _window(reader: FileSetReader, epoch: int) -> tuple[int, float]:
+    """Most rows of the blocks in use at once, and decodes for each block that is read."""
+    rows, read, ends = reader.plan.block_rows, set[int](), dict[int, int]()
+    held = most = decodes = 0
+    for visit in reader.plan.epoch(epoch).visits():
+        for block in [block for block, end in ends.items() if end < visit.first]:
+            held -= int(rows[block])
+            del ends[block]
+        if visit.block not in ends:
+            decodes += 1
+            held += int(rows[visit.block])
+        ends[visit.block] = max(ends.get(visit.block, -1), visit.last)
+        read.add(visit.block)
+        most = max(most, held)
+    return most, decodes / len(read) if read else 0.0
