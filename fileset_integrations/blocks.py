@@ -13,7 +13,6 @@ import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,27 @@ from fileset_integrations.storage.cache import cache_root, write_atomically
 Block = Mapping[str, Value]
 
 
+class _Slot:
+    """A block that one thread makes while others wait for it. Once it is there, no lock is taken any more."""
+
+    def __init__(self) -> None:
+        self.block: Block | None = None
+        self._error: BaseException | None = None
+        self._settled = threading.Event()
+
+    def settle(self, block: Block | None, error: BaseException | None = None) -> None:
+        self.block, self._error = block, error
+        self._settled.set()
+
+    def wait(self) -> Block:
+        if self.block is None:
+            self._settled.wait()
+            if self._error is not None:
+                raise self._error
+        assert self.block is not None
+        return self.block
+
+
 class StreamedBlocks:
     """Decodes blocks from their files; keeps the few last asked for by `get`.
 
@@ -47,13 +67,13 @@ class StreamedBlocks:
     def __init__(self, fs: FileSet, decoder: Decoder, table: BlockTable, kept: KeptRows, keep: int) -> None:
         self._fs, self._decoder, self._table, self._kept, self._keep = fs, decoder, table, kept, keep
         self._lock = threading.Lock()
-        self._held: OrderedDict[int, Future[Block]] = OrderedDict()
+        self._held: OrderedDict[int, _Slot] = OrderedDict()
         mend_after_fork(self)
 
     def after_fork(self) -> None:
         """Keep what is decoded; forget what other threads were decoding."""
         self._lock = threading.Lock()
-        self._held = OrderedDict((block, future) for block, future in self._held.items() if future.done())
+        self._held = OrderedDict((block, slot) for block, slot in self._held.items() if slot.block is not None)
 
     def load(self, block: int) -> Block:
         """One block, decoded anew or from where it is kept.
@@ -78,21 +98,21 @@ class StreamedBlocks:
     def get(self, block: int) -> Block:
         """One block, of the last few asked for or as `load` gives it. For callers from any thread."""
         with self._lock:
-            future = self._held.get(block)
-            if mine := future is None:
-                future = self._held[block] = Future()
+            slot = self._held.get(block)
+            if mine := slot is None:
+                slot = self._held[block] = _Slot()
                 while len(self._held) > self._keep:
                     self._held.popitem(last=False)
             self._held.move_to_end(block)
         if mine:
             try:
-                future.set_result(self._fetch(block))
+                slot.settle(self._fetch(block))
             except BaseException as error:
                 with self._lock:  # the next caller tries again
-                    if self._held.get(block) is future:
+                    if self._held.get(block) is slot:
                         del self._held[block]
-                future.set_exception(error)
-        return future.result()
+                slot.settle(None, error)
+        return slot.wait()
 
     def _fetch(self, block: int) -> Block:
         return self.load(block)

@@ -37,7 +37,7 @@ class Stack:
         if not names or not all(isinstance(name, str) for name in names):
             raise ColumnError(f"Stack({columns!r}) names no columns. Pass a column's name, or a list of names.")
         if shape is not None:
-            shape = (shape,) if isinstance(shape, int) else tuple(int(size) for size in shape)
+            shape = tuple(int(size) for size in (shape if isinstance(shape, Sequence) else (shape,)))
             if any(size < 1 for size in shape):
                 raise ColumnError(f"Stack({columns!r}, shape={shape}): every size must be at least 1.")
             if len(names) > 1 and math.prod(shape) != len(names):
@@ -203,3 +203,31 @@ def _no_number(column: str, type_: pa.DataType) -> str:
         f"Column {column!r} is {type_}, which has no tensor form. CAST it to a number or a list of numbers in the "
         "query, or name the columns you want with columns=Columns(...)."
     )
+
+
+def type_for(
+    spec: Spec, tensor: TensorSpec, type_: pa.DataType, vocabulary: Sequence[str | int | bool] | None
+) -> pa.DataType:
+    """The type to cast a column to that was not read from a FileSet, so that it gives the fitted tensor.
+
+    Args:
+        spec: The feature's spec.
+        tensor: Its tensor.
+        type_: The column's own type.
+        vocabulary: The values of a category.
+    """
+    if vocabulary is not None:
+        if not pa.types.is_null(type_):
+            return type_
+        kind = type(vocabulary[0]) if vocabulary else str
+        return {str: pa.string(), bool: pa.bool_(), int: pa.int64()}[kind]
+    number, length = pa.from_numpy_dtype(tensor.dtype), math.prod(tensor.shape)
+    keeps = isinstance(spec, str) or tensor.dtype.kind != "f"  # the column had the tensor's own dtype
+    if list_length(type_) is not None or (pa.types.is_null(type_) and tensor.shape and len(sources(spec)) == 1):
+        inner = None if pa.types.is_null(type_) else type_.value_type
+        if inner is None or pa.types.is_null(inner) or (keeps and number_dtype(inner) != tensor.dtype):
+            inner = number
+        return pa.list_(inner, length)
+    if pa.types.is_null(type_) or (keeps and number_dtype(type_) not in (None, tensor.dtype)):
+        return number
+    return type_

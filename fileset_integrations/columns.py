@@ -28,10 +28,20 @@ from fileset_integrations.column_specs import (
     sources,
     spec_from_json,
     spec_to_json,
+    type_for,
 )
 from fileset_integrations.decoder import Decoder, TensorSpec
 from fileset_integrations.errors import ColumnError
-from fileset_integrations.tensors import FIRST_CODE, NULL_CODE, OOV_CODE, Fill, fill_scalar, is_text, list_length
+from fileset_integrations.tensors import (
+    FIRST_CODE,
+    NULL_CODE,
+    OOV_CODE,
+    Fill,
+    fill_scalar,
+    is_text,
+    list_length,
+    vocabulary_array,
+)
 
 __all__ = [
     "FIRST_CODE",
@@ -72,7 +82,7 @@ class Columns:
         nulls: What becomes of nulls: "error" (decided when a reader is made), "drop" (the row is left out), or a value
             that stands in for them. A mapping gives a policy for each column it names; others have "error". A value
             for all columns spares the label, whose nulls are never filled unless it is named. Category columns have a
-            code for null and follow a policy only where they are named.
+            code for null and follow a policy only where they are named, or are numbers of another tensor too.
 
     Raises:
         ColumnError: The spec contradicts itself.
@@ -113,13 +123,17 @@ class Columns:
                     f"nulls names {', '.join(map(repr, unknown))}, which no feature, label or weight uses. "
                     f"Columns in use: {', '.join(self.sources)}."
                 )
-            missing = [name for name, policy in nulls.items() if policy is None]
-            if missing:
-                raise ColumnError(f"nulls={{{missing[0]!r}: None}}: pass 'error', 'drop' or a value.")
-            return dict(nulls)
-        if nulls is None or (isinstance(nulls, str) and nulls not in ("error", "drop")):
+            policies = {name: _plain_value(policy) for name, policy in nulls.items()}
+            for name, policy in policies.items():
+                if not isinstance(policy, bool | int | float | str):
+                    raise ColumnError(f"nulls={{{name!r}: {policy!r}}}: pass 'error', 'drop', a number or a string.")
+            return policies
+        policy = _plain_value(nulls)
+        if not isinstance(policy, bool | int | float | str) or (
+            isinstance(policy, str) and policy not in ("error", "drop")
+        ):
             raise ColumnError(f"nulls={nulls!r}: pass 'error', 'drop', a number, or a dict of column -> policy.")
-        return nulls
+        return policy
 
     @property
     def sources(self) -> list[str]:
@@ -138,7 +152,7 @@ class Columns:
         """What becomes of the nulls of a column; None: they have a code of their own."""
         if isinstance(self.nulls, Mapping) and column in self.nulls:
             return self.nulls[column]
-        if any(isinstance(spec, Category) and spec.column == column for _, spec in self.tensors()):
+        if all(isinstance(spec, Category) for _, spec in self.tensors() if column in sources(spec)):
             return None
         if isinstance(self.nulls, Mapping):
             return "error"
@@ -193,6 +207,10 @@ class Columns:
 
     def _key(self) -> str:
         return json.dumps(self.to_json())
+
+
+def _plain_value(policy: Any) -> Any:
+    return policy.item() if isinstance(policy, np.generic) else policy  # a mean that NumPy computed
 
 
 def _count_values(column: pa.ChunkedArray, counter: Counter[Any]) -> None:
@@ -288,7 +306,27 @@ class FittedColumns:
         features = FittedColumns(spec, self.vocabularies, self.tensors)
         if not isinstance(rows, pa.Table):
             rows = pa.table(dict(rows)) if isinstance(rows, Mapping) else pa.Table.from_pylist(list(rows))
+        rows = self._as_trained(rows)
         return dict(bind(features, rows.schema).decode(rows))
+
+    def _as_trained(self, rows: pa.Table) -> pa.Table:
+        """The rows with types that give the tensors of training: 3 for 3.0, None alone and lists tell no type."""
+        tensors = {tensor.name: tensor for tensor in self.tensors}
+        for name, spec in self.spec.features.items():
+            for column in sources(spec):
+                if rows.schema.names.count(column) != 1:
+                    continue  # `bind` says so
+                place, type_ = rows.schema.get_field_index(column), rows.schema.field(column).type
+                values = self.vocabularies[column] if isinstance(spec, Category) else None
+                wanted = type_for(spec, tensors[name], type_, values)
+                try:
+                    rows = rows.set_column(place, column, rows[column].cast(wanted))
+                except pa.ArrowException as error:
+                    raise ColumnError(
+                        f"Column {column!r} is {type_}, which does not fit feature {name!r} of the training data "
+                        f"({error}). Pass values of the type that it had there."
+                    ) from error
+        return rows
 
     def _feature_nulls(self) -> Fill | Mapping[str, Fill]:
         names = {name for spec in self.spec.features.values() for name in sources(spec)}
@@ -306,14 +344,14 @@ def bind(columns: Columns | FittedColumns | None, schema: pa.Schema) -> Decoder:
     Raises:
         ColumnError: A column is missing or has no tensor form as asked; names it, its type and the way out.
     """
-    if columns is None:
-        return Decoder(schema, [bind_column(name, name, schema, strings=True) for name in schema.names], {}, {}, True)
     spec = columns.spec if isinstance(columns, FittedColumns) else columns
-    for name in spec.sources:
+    for name in schema.names if spec is None else spec.sources:
         if name not in schema.names:
             raise ColumnError(f"There is no column {name!r}. Columns: {', '.join(schema.names)}.")
         if schema.names.count(name) > 1:
             raise ColumnError(f"Two columns are named {name!r}. Give one an alias in the query.")
+    if spec is None:
+        return Decoder(schema, [bind_column(name, name, schema, strings=True) for name in schema.names], {}, {}, True)
     tensors = [bind_spec(name, one, schema) for name, one in spec.tensors()]
     policies = {name: policy for name in spec.sources if (policy := spec.policy(name)) is not None}
     for name, policy in policies.items():
@@ -324,7 +362,5 @@ def bind(columns: Columns | FittedColumns | None, schema: pa.Schema) -> Decoder:
     if isinstance(columns, FittedColumns):
         for name, values in columns.vocabularies.items():
             if name in schema.names:
-                type_ = schema.field(name).type
-                value_type = pa.string() if is_text(type_) else type_
-                vocabularies[name] = pa.array(values, value_type)
+                vocabularies[name] = vocabulary_array(values, schema.field(name).type, name)
     return Decoder(schema, tensors, policies, vocabularies, False)

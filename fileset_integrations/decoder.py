@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fileset_integrations.tensors import Fill, codes, is_text, put_lists, put_numbers, rows_with_nulls, whole
+from fileset_integrations.tensors import Fill, codes, interleave, is_text, numbers, put_lists, rows_with_nulls, whole
 
 Value = Any  # a block's column: numbers as a NumPy array, strings and bytes as an Arrow array
 
@@ -104,8 +104,8 @@ class Decoder:
         if tensor.kind == "lists":
             put_lists(out, table[tensor.columns[0]], tensor.columns[0], self._fill(tensor.columns[0]))
         else:
-            for place, name in enumerate(tensor.columns):
-                put_numbers(out[:, place], table[name], name, self._fill(name), self._nan_for_null)
+            nan_for_null = self._nan_for_null and spec.dtype.kind == "f"
+            interleave(out, [numbers(table[name], name, self._fill(name), nan_for_null) for name in tensor.columns])
         return out.reshape(table.num_rows, *spec.shape)
 
     def _fill(self, column: str) -> Fill:
@@ -113,8 +113,9 @@ class Decoder:
         return None if policy in ("error", "drop") else policy
 
     def kept_rows(self, table: pa.Table) -> NDArray[np.bool_]:
-        """Which rows of a table the "drop" policy keeps, shape (rows,)."""
+        """Which rows of a table the "drop" policy keeps, shape (rows,); columns without nulls may be left out of it."""
         kept = np.ones(table.num_rows, np.bool_)
         for name in self.dropping:
-            kept &= ~rows_with_nulls(table[name])
+            if name in table.column_names:
+                kept &= ~rows_with_nulls(table[name])
         return kept

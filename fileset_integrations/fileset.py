@@ -23,6 +23,7 @@ from fileset_integrations.errors import (
     FileSetError,
     FileSetExistsError,
     FileSetLocationError,
+    FileSetNotFoundError,
     SpecError,
 )
 from fileset_integrations.manifest import Manifest, file_table, mask_secrets
@@ -207,7 +208,7 @@ class FileSet:
                 values = "" if fact == "query_sha256" else f" ({theirs!r} there, {ours!r} asked for)"
                 raise FileSetExistsError(
                     f"{root} exists and was made with another {what}{values}. Choose another name, or remove it first "
-                    "with FileSet(...).delete()."
+                    f"with FileSet(...).delete() or `fileset rm {root}`."
                 )
         opened = cls.__new__(cls)
         opened._set(storage, name, root, found, managed=True)
@@ -244,7 +245,8 @@ class FileSet:
         location, _, name = where.rstrip("/").rpartition("/")
         if not name:
             raise FileSetLocationError(f"{where!r} is not of the form LOCATION/NAME, such as 'data/filesets/flights'.")
-        return cls(target_stage_loc=location or ".", name=name, storage_options=storage_options)
+        root = "/" if where.startswith("/") else "."
+        return cls(target_stage_loc=location or root, name=name, storage_options=storage_options)
 
     @property
     def name(self) -> str:
@@ -314,16 +316,18 @@ class FileSet:
         for name in names:
             if name not in schema.names:
                 raise ColumnError(f"There is no column {name!r}. Columns: {', '.join(schema.names)}.")
+        wanted_schema = pa.schema([schema.field(name) for name in names])
         wanted = self.num_rows if limit is None else max(as_int(limit, "limit"), 0)
         tables: list[pa.Table] = []
         for file in range(self._manifest.files.num_rows):
             if wanted <= 0:
                 break
-            tables.append(self.read_file(file, names).slice(0, wanted))
+            columns = self.read_file(file, names).slice(0, wanted).select(names).columns
+            tables.append(pa.Table.from_arrays(columns, schema=wanted_schema))
             wanted -= tables[-1].num_rows
         if not tables:
-            return pa.schema([schema.field(name) for name in names]).empty_table()
-        return pa.concat_tables(tables).select(names)
+            return wanted_schema.empty_table()
+        return pa.concat_tables(tables)
 
     def read_file(
         self,
@@ -343,10 +347,21 @@ class FileSet:
         Raises:
             FileSetCorruptError: The file is missing or cannot be decoded; names it.
         """
-        path = f"{self._root}/{self._checked().files['path'][file]}"
+        manifest = self._checked()
+        path = f"{self._root}/{manifest.files['path'][file]}"
         try:
             with self._storage.open(path) as opened:
                 parquet = pq.ParquetFile(opened, read_dictionary=list(dictionaries))
+                found = parquet.schema_arrow
+                rows = manifest.files["rows"][file].as_py()
+                if parquet.metadata.num_rows != rows:
+                    raise OSError(f"it has {parquet.metadata.num_rows} rows, {rows} were written")
+                if found.names != manifest.schema.names or any(
+                    found.field(name).type != manifest.schema.field(name).type
+                    for name in columns
+                    if name not in dictionaries
+                ):
+                    raise OSError("it has another schema than was written")
                 if row_groups is None:
                     return parquet.read(columns=list(columns), use_threads=False)
                 return parquet.read_row_groups(list(row_groups), columns=list(columns), use_threads=False)
@@ -395,6 +410,15 @@ class FileSet:
         if not self._managed:
             raise FileSetCannotDeleteError(
                 f"{self._root} was opened with from_parquet: its files were written by others. Remove them by hand."
+            )
+        try:
+            there = Manifest.from_bytes(self._storage.read_manifest(self._name), self._root).snapshot_id
+        except FileSetNotFoundError:  # deleted elsewhere, or by a delete() that came to half: remove what is left
+            there = manifest.snapshot_id
+        if there != manifest.snapshot_id:
+            raise FileSetCannotDeleteError(
+                f"{self._root} is another snapshot by now: this one was deleted, and the name taken anew. Open it "
+                "again to delete what stands there."
             )
         self._storage.remove(self._name, manifest.paths)
         self._deleted = True

@@ -12,6 +12,7 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,7 @@ from fileset_integrations.errors import ColumnError, NullValueError
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.plan import BlockTable
 from fileset_integrations.storage.cache import cache_root, write_atomically
+from fileset_integrations.tensors import rows_with_nulls
 
 
 def fit_once(columns: Columns, fs: FileSet, cache_dir: str | os.PathLike[str] | None) -> FittedColumns:
@@ -53,7 +55,7 @@ def check_nulls(decoder: Decoder, fs: FileSet) -> None:
     if unknown:
         for table in fs.scan(unknown):
             for name in unknown:
-                counts[name] += table[name].null_count
+                counts[name] += int(rows_with_nulls(table[name]).sum())
     for name, count in counts.items():
         if count:
             raise NullValueError(
@@ -91,8 +93,11 @@ def kept_rows(decoder: Decoder, fs: FileSet, blocks: BlockTable, cache_dir: str 
         return KeptRows(blocks, {})
     path = _remembered("kept", fs, json.dumps(sorted(dropping)), cache_dir).with_suffix(".npz")
     if path.exists():
-        with np.load(path, allow_pickle=False) as saved:
-            return KeptRows(blocks, {int(name): saved[name] for name in saved.files})
+        try:
+            with np.load(path, allow_pickle=False) as saved:
+                return KeptRows(blocks, {int(name): saved[name] for name in saved.files})
+        except (ValueError, OSError, EOFError, BadZipFile):
+            path.unlink(missing_ok=True)  # torn by a crash of the machine: find them again
     with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="fileset-nulls") as pool:
         found = pool.map(lambda block: _mask(decoder, fs, blocks, block, dropping), range(len(blocks)))
         masks = {block: np.packbits(mask) for block, mask in enumerate(found) if not mask.all()}

@@ -137,7 +137,10 @@ class Manifest:
         text = json.dumps(facts, sort_keys=True).encode()
         metadata = {_METADATA_KEY: text, _DIGEST_KEY: _digest(self.files, text).encode()}
         sink = io.BytesIO()
-        pq.write_table(self.files.replace_schema_metadata(metadata), sink, compression="zstd")
+        # Without Arrow's own copy of schema and metadata: readers prefer it to the one that other tools see.
+        with pq.ParquetWriter(sink, self.files.schema, compression="zstd", store_schema=False) as writer:
+            writer.write_table(self.files)
+            writer.add_key_value_metadata(metadata)
         return sink.getvalue()
 
     @classmethod
@@ -152,8 +155,8 @@ class Manifest:
             FileSetCorruptError: The bytes are not what `to_bytes` wrote, or name files outside the FileSet.
         """
         try:
-            table = pq.read_table(io.BytesIO(data), partitioning=None)
-            metadata = table.schema.metadata or {}
+            file = pq.ParquetFile(io.BytesIO(data))
+            table, metadata = file.read(), file.metadata.metadata or {}
             text = metadata[_METADATA_KEY]
             facts = json.loads(text)
             files = table.replace_schema_metadata(None).cast(_TABLE_SCHEMA)
@@ -232,13 +235,39 @@ def natural_key(path: str) -> tuple[Any, ...]:
     pieces = re.split(r"(\d+)", PurePosixPath(path).as_posix())
     # Numbers sit at the odd places of every split, so that a number is only ever compared with a number. The path
     # itself decides between "01" and "1".
-    return (*(int(piece) if place % 2 else piece for place, piece in enumerate(pieces)), path)
+    return tuple(int(piece) if place % 2 else piece for place, piece in enumerate(pieces)), path
 
 
 _URL_QUERY = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*://[^\s'\"?]*)\?[^\s'\"]*")
-_SECRET_LITERAL = re.compile(r"(?i)(\w*(?:password|passwd|token|secret|key)\w*\"?\s*(?:=>|:=|[=:])?\s*)'(?:[^']|'')*'")
+_URL_USER = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*://)[^\s'\"/@]+@")
+# Quoted names and comments are matched so that their quotes open no literal.
+_TOKEN = re.compile(
+    r"""(?P<literal>'(?:[^']|'')*(?:'|$)|(?P<tag>\$\w*\$).*?(?:(?P=tag)|$))|"[^"]*"|--[^\n]*|/\*.*?\*/""", re.DOTALL
+)
+_BEFORE_SECRET = re.compile(
+    r"(?:password|passwd|pwd|token|secret|key)\w*[\"'\]]?\s*(?:=>|:=|!=|<>|==|[=:]|IN)?[\s(]*E?$", re.IGNORECASE
+)
+# Within a connection string: password=..., AccountKey=...; not "a.key = b.key".
+_SECRET_SETTING = re.compile(
+    r"(\w*(?:password|passwd|pwd|token|secret)\w*\s*=\s*|\w+key=)(?=[^\s'\",;&)>=])[^\s'\",;&)]+", re.IGNORECASE
+)
 
 
 def mask_secrets(query: str) -> str:
-    """The query with URL query strings and the literals after password, token, secret or key replaced by ***."""
-    return _SECRET_LITERAL.sub(r"\1'***'", _URL_QUERY.sub(r"\1?***", query))
+    """The query without credentials, to be shown.
+
+    *** stands in place of URL query strings, users in URLs, the literals after password, token, secret or key, and
+    what follows password= and the like within a connection string.
+    """
+    query = _URL_USER.sub(r"\1***@", _URL_QUERY.sub(r"\1?***", query))
+    shown: list[str] = []
+    end, secret = 0, False
+    for token in _TOKEN.finditer(query):
+        if token["literal"] is None:
+            continue
+        between = query[end : token.start()]
+        in_list = secret and between.strip() == ","  # token IN ('...', '...')
+        secret = in_list or _BEFORE_SECRET.search(query[: token.start()][-200:]) is not None
+        shown += (between, "'***'" if secret else token[0])
+        end = token.end()
+    return _SECRET_SETTING.sub(r"\1***", "".join((*shown, query[end:])))

@@ -98,9 +98,9 @@ class FileSetReader:
         table = fs.manifest.blocks()
         self._kept = kept_rows(decoder, fs, table, cache_dir)
         self._table, self._decoder = table, decoder
-        self.plan = Plan(self._kept.rows, batch, order, shard)
-        memory_bytes = as_int(memory_bytes, "memory_bytes")
-        self._budget = fit_budget(memory_bytes, self.plan, decoder.row_bytes)
+        self._batch, self._order = batch, order
+        self._memory_bytes = memory_bytes = as_int(memory_bytes, "memory_bytes")
+        self._make_plan(streams)
         if blocks not in ("auto", "stream", "memory", "disk"):
             raise SpecError(f"blocks={blocks!r}: pass 'auto', 'stream', 'memory' or 'disk'.")
         if blocks == "auto":
@@ -119,7 +119,6 @@ class FileSetReader:
             self._store = MappedBlocks(fs, decoder, table, self._kept, self.columns, cache_dir, cache_bytes)
         else:
             self._store = StreamedBlocks(fs, decoder, table, self._kept, keep=self.plan.lanes + 1)
-        self._orders = _Orders(memory_bytes // 8)
 
     @property
     def num_bytes(self) -> int:
@@ -234,15 +233,33 @@ class FileSetReader:
         for name, value in here.items():
             if name not in state:
                 raise StateMismatchError(f"The reader's state lacks {name!r}. Pass what state_dict() gave.")
+            if name == "streams" and self._takes_streams(state[name]):
+                continue
             if name not in ("epoch", "batches") and state[name] != value:
                 raise StateMismatchError(
                     f"The state was saved with {name}={state[name]!r}, this reader has {name}={value!r}: its batches "
                     "are others. Make the reader as it was, or start the epoch anew."
                 )
-        epoch, batches = int(state["epoch"]), int(state["batches"])
-        if not 0 <= batches <= len(self):
-            raise StateMismatchError(f"The state says {batches} batches were read; an epoch has {len(self)}.")
+        epoch, batches = state["epoch"], state["batches"]
+        if type(epoch) is not int or epoch < 0 or type(batches) is not int or not 0 <= batches <= len(self):
+            raise StateMismatchError(
+                f"The state says epoch {epoch!r}, {batches!r} batches read; epochs count from 0, one has {len(self)} "
+                "batches. Pass what state_dict() gave."
+            )
+        if state["streams"] != self.plan.streams:
+            self._make_plan(state["streams"])
         return epoch, batches
+
+    def _takes_streams(self, streams: Any) -> bool:
+        """Whether a state's streams can be taken over: those that nobody named are part of the state."""
+        free = self._order.shuffle and self._order.streams is None
+        return free and type(streams) is int and streams > 0 and streams % self.shard.world_size == 0
+
+    def _make_plan(self, streams: int | None) -> None:
+        order = ShuffleSpec(self._order.shuffle, self._order.seed, streams)
+        self.plan = Plan(self._kept.rows, self._batch, order, self.shard)
+        self._budget = fit_budget(self._memory_bytes, self.plan, self._decoder.row_bytes)
+        self._orders = _Orders(self._memory_bytes // 8)
 
     def _bounds(self, index: int) -> tuple[int, int]:
         number = as_int(index, "index")
@@ -352,8 +369,10 @@ class BatchIterator(Iterator[Batch]):
                 raise StopIteration
             batches, self._error = self._groups.popleft().result()
             self._ready.extend(batches)
-        index, self._index = self._index, self._index + 1
-        return self._reader._finish(self._ready.popleft(), self._epoch, index)
+        batch = self._reader._finish(self._ready[0], self._epoch, self._index)
+        self._ready.popleft()
+        self._index += 1
+        return batch
 
     def _ask(self) -> None:
         """Keep a few groups under way."""
@@ -391,3 +410,4 @@ class BatchIterator(Iterator[Batch]):
         self._close()
         self._close = lambda: None
         self._assembly = None
+        self._reset()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -17,7 +19,8 @@ OOV_CODE = 1  # category code of values outside the vocabulary
 FIRST_CODE = 2  # category code of the vocabulary's first value
 
 _EXACT_DIGITS = 15  # every decimal of up to 15 digits survives the way through float64
-_EXACT_INTEGERS = 2**53
+_EXACT_POWERS = 22  # 10**22 is the largest power of ten that float64 holds exactly
+_INTERLEAVED_ROWS = 4_096
 
 Fill = bool | int | float | str | None
 
@@ -67,18 +70,30 @@ def is_bytes(type_: pa.DataType) -> bool:
     return any(kinds)
 
 
-def put_numbers(out: NDArray[Any], column: pa.ChunkedArray, name: str, fill: Fill, nan_for_null: bool = False) -> None:
-    """Write a column of numbers into `out`, shape (rows,), any strides, converting to its dtype.
+def numbers(column: pa.ChunkedArray, name: str, fill: Fill, nan_for_null: bool = False) -> NDArray[Any]:
+    """A column of numbers as an array, shape (rows,), of `number_dtype`; it may share Arrow's memory.
 
     Raises:
         NullValueError: There are nulls and neither a fill value nor `nan_for_null`.
         ColumnError: A decimal does not fit its tensor exactly.
     """
-    at = 0
-    for chunk in column.chunks:
-        chunk = _without_nulls(chunk, name, fill, nan_for_null and out.dtype.kind == "f")
-        out[at : at + len(chunk)] = _exact(chunk, name).to_numpy(zero_copy_only=False)
-        at += len(chunk)
+    parts = [
+        _exact(_without_nulls(chunk, name, fill, nan_for_null), name).to_numpy(zero_copy_only=False)
+        for chunk in column.chunks
+    ]
+    if not parts:
+        return np.empty(0, number_dtype(column.type))
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def interleave(out: NDArray[Any], columns: Sequence[NDArray[Any]]) -> None:
+    """Write columns, each of shape (rows,), into the row-major `out`, shape (rows, columns), converting to its dtype."""
+    # In runs of rows that stay in the processor's cache: 393,216 rows of 20 float32 columns took 11 ms in runs of 4,096,
+    # and 46 ms column by column.
+    for start in range(0, len(out), _INTERLEAVED_ROWS):
+        rows = out[start : start + _INTERLEAVED_ROWS]
+        for place, column in enumerate(columns):
+            rows[:, place] = column[start : start + _INTERLEAVED_ROWS]
 
 
 def _without_nulls(chunk: pa.Array, name: str, fill: Fill, nan_for_null: bool = False) -> pa.Array:
@@ -131,12 +146,27 @@ def _exact(chunk: pa.Array, name: str) -> pa.Array:
             ) from error
     if type_.precision > _EXACT_DIGITS:
         extremes = pc.min_max(chunk).as_py().values()
-        if any(value is not None and abs(value.scaleb(type_.scale)) > _EXACT_INTEGERS for value in extremes):
+        if any(value is not None and abs(value.scaleb(type_.scale)) >= 10**_EXACT_DIGITS for value in extremes):
             raise ColumnError(
-                f"Column {name!r} ({type_}) holds numbers of more digits than float64 keeps. "
-                f"CAST({name} AS DOUBLE) in the query rounds them."
+                f"Column {name!r} ({type_}) holds numbers of more than {_EXACT_DIGITS} digits, which float64 does not "
+                f"keep apart. CAST({name} AS DOUBLE) in the query rounds them."
             )
-    return chunk.cast(pa.float64())
+    return _nearest(chunk)
+
+
+def _nearest(chunk: pa.Array) -> pa.Array:
+    """Decimals of at most 15 digits as the nearest floats; Arrow's own cast misses those of 1.1 and many others."""
+    type_ = chunk.type
+    if type_.scale > _EXACT_POWERS:
+        return chunk.cast(pa.string()).cast(pa.float64())
+    wide = chunk.cast(pa.decimal128(38, type_.scale))
+    words = np.frombuffer(wide.buffers()[1], np.int64).reshape(-1, 2)[wide.offset : wide.offset + len(wide)]
+    low = words[:, 0 if sys.byteorder == "little" else 1]
+    # One division of two exact floats is correctly rounded (IEEE 754).
+    values = low.astype(np.float64) / 10.0**type_.scale
+    if chunk.null_count:
+        return pa.array(values, mask=chunk.is_null().to_numpy(zero_copy_only=False))
+    return pa.array(values)
 
 
 def put_lists(out: NDArray[Any], column: pa.ChunkedArray, name: str, fill: Fill) -> None:
@@ -173,6 +203,25 @@ def put_lists(out: NDArray[Any], column: pa.ChunkedArray, name: str, fill: Fill)
             rows[present] = values
 
 
+def vocabulary_array(values: Sequence[str | int | bool], type_: pa.DataType, name: str) -> pa.Array:
+    """A vocabulary as an array, to look a column's values up in.
+
+    Raises:
+        ColumnError: The vocabulary was learned from values of another kind than the column's.
+    """
+    if not values:
+        return pa.array([], pa.string() if is_text(type_) else type_)
+    kind = type(values[0])
+    if (is_text(type_), pa.types.is_boolean(type_)) != (kind is str, kind is bool):
+        raise ColumnError(
+            f"Category({name!r}) was fitted on {kind.__name__} values, the column is {type_}. CAST it in the query "
+            "to the type that it had in the training data, or fit the columns again."
+        )
+    if kind is int:
+        return pa.array(values, pa.uint64() if max(map(int, values)) >= 2**63 else pa.int64())
+    return pa.array(values, pa.string() if kind is str else pa.bool_())
+
+
 def codes(column: pa.ChunkedArray, vocabulary: pa.Array, fill: Fill) -> NDArray[np.int64]:
     """Codes of a column's values, shape (rows,), int64: null 0, unknown values 1, then the vocabulary's places."""
     out = np.empty(len(column), np.int64)
@@ -196,7 +245,8 @@ def codes(column: pa.ChunkedArray, vocabulary: pa.Array, fill: Fill) -> NDArray[
 def _places(values: pa.Array, vocabulary: pa.Array) -> NDArray[np.int64]:
     found: NDArray[np.int64]
     if len(vocabulary):
-        index = pc.index_in(values.cast(vocabulary.type), value_set=vocabulary)
+        # Unsafe: an integer that the vocabulary's type cannot hold is an unknown value, no error.
+        index = pc.index_in(values.cast(vocabulary.type, safe=False), value_set=vocabulary)
         found = index.fill_null(OOV_CODE - FIRST_CODE).to_numpy(zero_copy_only=False).astype(np.int64) + FIRST_CODE
     else:
         found = np.full(len(values), OOV_CODE, np.int64)
@@ -209,6 +259,10 @@ def whole(column: pa.ChunkedArray) -> pa.Array:
     """A column as one array, strings without their dictionary."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    if pa.types.is_string_view(column.type):  # views cannot be taken from by index yet
+        column = column.cast(pa.large_string())
+    if pa.types.is_binary_view(column.type):
+        column = column.cast(pa.large_binary())
     combined = column.combine_chunks()
     return combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)
 

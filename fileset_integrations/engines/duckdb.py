@@ -6,6 +6,7 @@ file it is no faster than streaming, and it writes sums of integers as doubles (
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,8 +143,14 @@ def write(
         # What fails while Arrow pulls the result comes as an OSError that wraps DuckDB's words.
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise QueryError(f"DuckDB could not run the query to its end: {mask_secrets(str(error))}") from None
+        raise QueryError(f"DuckDB could not run the query to its end: {_without_values(str(error))}") from None
     return schema, files
+
+
+def _without_values(message: str) -> str:
+    """DuckDB's words about a failure at run time, in which it quotes values of rows, without these."""
+    said, line, query = message.partition("\nLINE ")
+    return re.sub(r"'(?:[^']|'')*'|\b\d[\w.+-]*", "***", said) + line + mask_secrets(query)
 
 
 def _select(query: Query, shuffle: bool, seed: int, shuffle_key: Sequence[str]) -> str:
@@ -175,7 +182,7 @@ def _check_unique(
     keys = ", ".join(map(quoted, shuffle_key))
     sources = ", ".join(_literal(str(folder / file.path)) for file in files)
     found = _relation(
-        connection, f"SELECT count(*), count(DISTINCT ({keys})) FROM read_parquet([{sources}])"
+        connection, f"SELECT count(*), count(DISTINCT row({keys})) FROM read_parquet([{sources}])"
     ).fetchall()
     rows, distinct = found[0]
     if rows != distinct:

@@ -20,6 +20,7 @@ ROW_GROUPS_PER_FILE = 8
 ROW_GROUP_ROWS = BLOCK_ROWS // ROW_GROUPS_PER_FILE  # so that a full file is one block
 _MIN_ROWS = 1_024  # below this, per-file costs outweigh what small files are good for
 _SAMPLE_ROWS = 8_192
+_STEP_ROWS = 1_024  # files are closed early at multiples of this
 _SURPRISE = 4  # a file is closed early at this multiple of the memory that its rows were expected to take
 _WRITERS = 2
 
@@ -57,7 +58,8 @@ def _cut(stream: pa.RecordBatchReader, max_file_bytes: int) -> Iterator[tuple[pa
     limits: _Limits | None = None
     for batch in stream:
         while batch.num_rows:
-            room = (limits.file_rows if limits else _SAMPLE_ROWS) - rows
+            # In steps of a file's rows, so that how the stream is cut into batches changes nothing.
+            room = min((limits.file_rows if limits else _SAMPLE_ROWS) - rows, _STEP_ROWS - rows % _STEP_ROWS)
             part, batch = batch.slice(0, room), batch.slice(room)
             batches.append(part)
             rows, num_bytes = rows + part.num_rows, num_bytes + part.nbytes
@@ -66,7 +68,7 @@ def _cut(stream: pa.RecordBatchReader, max_file_bytes: int) -> Iterator[tuple[pa
                     continue
                 limits = _Limits(pa.Table.from_batches(batches), max_file_bytes)
             table = None
-            while rows >= limits.file_rows or num_bytes >= limits.memory:
+            while rows >= limits.file_rows or (num_bytes >= limits.memory and rows % _STEP_ROWS == 0):
                 table = pa.Table.from_batches(batches)
                 head, rest = table.slice(0, limits.file_rows), table.slice(limits.file_rows)
                 yield head, limits.group_rows

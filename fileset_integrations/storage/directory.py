@@ -127,12 +127,17 @@ class Storage(ABC):
                 f"FileSet.make(target_stage_loc={self.location!r}, name={name!r}, query=...), or open Parquet files "
                 "that others wrote with FileSet.from_parquet(location)."
             ) from error
+        except OSError as error:
+            raise FileSetLocationError(
+                f"{self.url(name)}: cannot be read ({error.strerror or error}). Pass a target_stage_loc and a "
+                "name that can."
+            ) from error
 
     def taken(self, name: str) -> FileSetExistsError:
         """The error for a name that is in use."""
         return FileSetExistsError(
             f"{self.url(name)} already exists. Choose another name, open it with if_exists='open', or remove it first "
-            "with FileSet(...).delete()."
+            f"with FileSet(...).delete() or `fileset rm {self.url(name)}`."
         )
 
 

@@ -63,6 +63,8 @@ def _nulls(metadata: pq.FileMetaData, schema: pa.Schema) -> dict[str, int]:
     nulls = dict.fromkeys(schema.names, 0)
     for group in range(metadata.num_row_groups):
         row_group = metadata.row_group(group)
+        if not row_group.num_rows:
+            continue  # no rows, no statistics
         for leaf, name in enumerate(owners):
             statistics = row_group.column(leaf).statistics
             if statistics is None or not statistics.has_null_count:
@@ -99,14 +101,19 @@ def common_schema(paths: Sequence[str], footers: Sequence[Footer]) -> pa.Schema:
     first = footers[0].schema
     for path, footer in zip(paths, footers, strict=True):
         # Whether a column may hold nulls is not compared: writers differ in what they declare.
-        if footer.schema.names == first.names and footer.schema.types == first.types:
+        if same_columns(footer.schema, first):
             continue
         raise SchemaMismatchError(
             f"{path}: {_difference(footer.schema, first)} in {paths[0]}. All files of a FileSet share one schema; "
             "write them again from one query, for instance with FileSet.make(query=\"FROM read_parquet('...', "
             'union_by_name=true)").'
         )
-    return first
+    return pa.schema([pa.field(field.name, field.type) for field in first])
+
+
+def same_columns(schema: pa.Schema, other: pa.Schema) -> bool:
+    """Whether names, types and order agree; what the schemas say of nulls is not compared."""
+    return bool(schema.names == other.names and schema.types == other.types)
 
 
 def _difference(found: pa.Schema, expected: pa.Schema) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from fileset_integrations.errors import FileSetCorruptError
 from fileset_integrations.manifest import Manifest
 from fileset_integrations.storage.directory import Storage
-from fileset_integrations.storage.footers import read_footer
+from fileset_integrations.storage.footers import read_footer, same_columns
 
 _THREADS = 4
 _READ_BYTES = 2**20
@@ -36,7 +36,7 @@ def _problem(storage: Storage, root: str, manifest: Manifest, file: dict[str, An
         return f"{path}: no whole Parquet file ({error.__cause__})"
     if footer.rows != file["rows"]:
         return f"{path}: {footer.rows} rows, {file['rows']} were written"
-    if footer.schema.names != manifest.schema.names or footer.schema.types != manifest.schema.types:
+    if not same_columns(footer.schema, manifest.schema):
         return f"{path}: another schema than was written"
     if file["sha256"] is not None and _sha256(storage, path) != file["sha256"]:
         return f"{path}: its content was altered (another sha256)"
