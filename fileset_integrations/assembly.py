@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,12 @@ from fileset_integrations.plan import EpochPlan, Piece, Plan, Visit
 Batch = dict[str, Any]
 Loaded = tuple[Block, NDArray[np.int64] | None]  # a block and the order of its rows
 
-GROUPS_AHEAD = 2
+GROUPS_AHEAD = 3
 _GROUP_BYTES = 4 * 2**20  # batches are gathered in groups of about this size: long NumPy calls, small memory
 _GROUP_BATCHES = 64
 _BLOCKS_AHEAD = 2
 _MAX_DECODERS = 4
+_GATHERERS = 2
 _ORDER_BYTES = 8  # of a row's place in its block's order
 
 
@@ -40,11 +42,13 @@ class Budget:
     Attributes:
         ahead: Blocks decoded beyond those in use.
         decoders: Threads that decode.
+        gatherers: Threads that gather.
         group: Batches gathered at once.
     """
 
     ahead: int
     decoders: int
+    gatherers: int
     group: int
 
 
@@ -61,8 +65,9 @@ def fit_budget(memory_bytes: int, plan: Plan, row_bytes: int) -> Budget:
     """
     largest = int(plan.block_rows.max(initial=0))
     batch_bytes = max(plan.batch.batch_size * row_bytes, 1)
-    # Workers of a DataLoader share the machine among themselves: one decoding thread each.
-    decoders = 1 if multiprocessing.parent_process() else min(os.cpu_count() or 1, _MAX_DECODERS)
+    # Workers of a DataLoader share the machine among themselves: one thread of each kind.
+    threads = 1 if multiprocessing.parent_process() else os.cpu_count() or 1
+    decoders, gatherers = min(threads, _MAX_DECODERS), min(threads, _GATHERERS)
     group = max(1, min(_GROUP_BATCHES, _GROUP_BYTES // batch_bytes))
 
     def needed(budget: Budget) -> int:
@@ -71,8 +76,9 @@ def fit_budget(memory_bytes: int, plan: Plan, row_bytes: int) -> Budget:
         outstanding = (GROUPS_AHEAD + 1) * budget.group * batch_bytes
         return largest * (held * (row_bytes + order_bytes) + min(budget.decoders, held) * row_bytes) + outstanding
 
-    least = Budget(0, 1, 1)
-    for budget in (Budget(_BLOCKS_AHEAD, decoders, group), Budget(1, 1, group), Budget(0, 1, group), least):
+    least = Budget(ahead=0, decoders=1, gatherers=1, group=1)
+    full = Budget(_BLOCKS_AHEAD, decoders, gatherers, group)
+    for budget in (full, replace(full, ahead=1, decoders=1), replace(full, ahead=0, decoders=1), least):
         if needed(budget) <= memory_bytes:
             return budget
     raise SpecError(
@@ -124,7 +130,11 @@ def gather(
 
 
 class _Window:
-    """The blocks in use and read ahead, as an epoch advances. Used by one thread; decoding happens in others."""
+    """The blocks in use and read ahead, as an epoch advances. Threads that gather share it; others decode.
+
+    Blocks are let in by first use and let go of with the last row that a lane's visit reads, so at most `capacity` are
+    held, and whoever gathers the earliest rows never waits for one who gathers later ones.
+    """
 
     def __init__(
         self, store: StreamedBlocks, epoch_plan: EpochPlan, start: int, capacity: int, pool: ThreadPoolExecutor
@@ -133,14 +143,22 @@ class _Window:
         self._lanes = epoch_plan.plan.lanes
         self._coming = epoch_plan.visits(start)
         self._next: Visit | None = next(self._coming, None)
-        self._open: dict[tuple[int, int], int] = {}  # (block, lane) -> last row of its visit
+        self._left: dict[tuple[int, int], int] = {}  # (block, lane) -> rows of its visit not yet gathered
         self._uses: dict[int, int] = {}
         self._futures: dict[int, Future[Loaded]] = {}
+        self._changed = threading.Condition()
+        self._closed = False
 
     def load(self, piece: Piece) -> Loaded:
-        """A piece's block and the order of its rows. Pieces come by first use."""
-        self._read_ahead()
-        return self._futures[piece.block].result()
+        """A piece's block and the order of its rows."""
+        with self._changed:
+            self._read_ahead()
+            while piece.block not in self._futures and not self._closed:
+                self._changed.wait()
+            if self._closed:
+                raise RuntimeError("the window was closed")
+            future = self._futures[piece.block]
+        return future.result()
 
     def _read_ahead(self) -> None:
         while self._next is not None and (self._next.block in self._uses or len(self._uses) < self._capacity):
@@ -148,21 +166,32 @@ class _Window:
             if block not in self._uses:
                 self._uses[block] = 0
                 self._futures[block] = self._pool.submit(_load, self._store, self._epoch_plan, block)
+                self._changed.notify_all()
             self._uses[block] += 1
-            self._open[block, self._next.first % self._lanes] = self._next.last
+            rows = (self._next.last - self._next.first) // self._lanes + 1
+            self._left[block, self._next.first % self._lanes] = rows
             self._next = next(self._coming, None)
 
-    def done(self, piece: Piece, start: int) -> None:
-        """Let go of the block of a piece that ends its lane's stay; `start` is the first row of the piece's group."""
-        first = start + piece.out
-        last = first + (piece.stop - piece.start - 1) * piece.step
-        visit = (piece.block, first % self._lanes)
-        if last == self._open[visit]:
-            del self._open[visit]
-            self._uses[piece.block] -= 1
-            if not self._uses[piece.block]:
-                del self._uses[piece.block], self._futures[piece.block]
-        self._read_ahead()
+    def done(self, piece: Piece, lane: int) -> None:
+        """Let go of a piece's block once all rows of its lane's visit are gathered."""
+        with self._changed:
+            if self._closed:
+                return
+            visit = (piece.block, lane)
+            self._left[visit] -= piece.stop - piece.start
+            if not self._left[visit]:
+                del self._left[visit]
+                self._uses[piece.block] -= 1
+                if not self._uses[piece.block]:
+                    del self._uses[piece.block], self._futures[piece.block]
+                self._read_ahead()
+
+    def close(self) -> None:
+        """Make waiting threads give up."""
+        with self._changed:
+            self._closed = True
+            self._futures.clear()
+            self._changed.notify_all()
 
 
 def _load(store: StreamedBlocks, epoch_plan: EpochPlan, block: int) -> Loaded:
@@ -170,16 +199,16 @@ def _load(store: StreamedBlocks, epoch_plan: EpochPlan, block: int) -> Loaded:
 
 
 class Assembly:
-    """Gathers groups of batches of an epoch, one after the other, on a thread of its own.
+    """Gathers groups of batches of an epoch, on threads of its own.
 
     Attributes:
-        gatherer: That thread.
+        gatherers: Those threads; groups go to them in order.
     """
 
     def __init__(
         self, plan: Plan, tensors: tuple[TensorSpec, ...], store: StreamedBlocks, budget: Budget, epoch: int, start: int
     ) -> None:
-        self.gatherer = ThreadPoolExecutor(1, thread_name_prefix="fileset-gather")
+        self.gatherers = ThreadPoolExecutor(budget.gatherers, thread_name_prefix="fileset-gather")
         self._decoders = ThreadPoolExecutor(budget.decoders, thread_name_prefix="fileset-decode")
         self._plan, self._tensors, self._store, self._budget = plan, tensors, store, budget
         self._epoch_plan = plan.epoch(epoch)
@@ -192,29 +221,33 @@ class Assembly:
     def gather(self, first: int, stop: int) -> tuple[list[Batch], Exception | None]:
         """Batches [first, stop); where a file fails, those before it and the error."""
         try:
-            return self._gather(first, stop), None
+            return self._gather(self._window, first, stop), None
         except Exception as error:
             if stop - first == 1:
                 return [], error
         # One batch at a time: those that do without the file are delivered.
-        self._window = self._window_from(first)
+        window = self._window_from(first)
         batches: list[Batch] = []
         for index in range(first, stop):
             try:
-                batches += self._gather(index, index + 1)
+                batches += self._gather(window, index, index + 1)
             except Exception as error:
                 return batches, error
         return batches, None
 
-    def _gather(self, first: int, stop: int) -> list[Batch]:
+    def _gather(self, window: _Window, first: int, stop: int) -> list[Batch]:
         bounds = [self._plan.batch_bounds(index) for index in range(first, stop)]
         start, end = bounds[0][0], bounds[-1][1]
         pieces = sorted(self._epoch_plan.pieces(start, end), key=lambda piece: piece.out)
-        window = self._window
-        arrays = gather(self._tensors, end - start, pieces, window.load, lambda piece: window.done(piece, start))
+
+        def done(piece: Piece) -> None:
+            window.done(piece, (start + piece.out) % self._plan.lanes)
+
+        arrays = gather(self._tensors, end - start, pieces, window.load, done)
         return [{name: array[a - start : b - start] for name, array in arrays.items()} for a, b in bounds]
 
     def shut_down(self) -> None:
         """Stop the threads once they are done with what they are at."""
-        for pool in (self.gatherer, self._decoders):
+        self._window.close()
+        for pool in (self.gatherers, self._decoders):
             pool.shutdown(wait=False, cancel_futures=True)

@@ -361,8 +361,9 @@ class BatchIterator(Iterator[Batch]):
 
     def __next__(self) -> Batch:
         while not self._ready:
-            if self._error is not None:
-                raise self._error
+            if (error := self._error) is not None:
+                self.close()  # another `next` tries that batch again
+                raise error
             self._ask()
             if not self._groups:
                 self.close()
@@ -387,7 +388,7 @@ class BatchIterator(Iterator[Batch]):
         while len(self._groups) < GROUPS_AHEAD and self._asked < len(reader):
             # The first batch comes alone: nobody waits for the rest of a group before it.
             stop = min(self._asked + (reader._budget.group if self._asked > self._index else 1), len(reader))
-            self._groups.append(self._assembly.gatherer.submit(self._assembly.gather, self._asked, stop))
+            self._groups.append(self._assembly.gatherers.submit(self._assembly.gather, self._asked, stop))
             self._asked = stop
 
     def state_dict(self) -> dict[str, Any]:
