@@ -20,7 +20,6 @@ except ImportError as error:  # pragma: no cover - seen only where keras is not 
     ) from error
 
 _REPEATS_BEFORE_WARNING = 3  # Keras asks for the first batch once to build a model, and once an epoch
-_THREAD_SKEW = 16  # threads of a PyDataset ask for batches nearly in order
 
 
 class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
@@ -143,7 +142,9 @@ class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
             )
 
     def _refuse_jumps(self, index: int) -> None:
-        if index > _THREAD_SKEW and abs(index - self._last) > _THREAD_SKEW:
+        # Threads ask nearly in order: no further apart than what is asked for ahead. An epoch may begin at any moment.
+        skew = self.workers + self.max_queue_size if self.workers > 1 else 0
+        if index > skew and not self._last - skew <= index <= self._last + 1 + skew:
             self._jumps += 1
             if self._jumps > 1:
                 raise SpecError(

@@ -7,6 +7,7 @@ whose iteration begins at the first `next` and reads the trainer's epoch there (
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -66,19 +67,11 @@ class FileSetLoader:
     """
 
     def __init__(self, reader: FileSetReader, num_workers: int, epoch: Callable[[], int]) -> None:
-        self.reader, self._epoch_now = reader, epoch
+        self.reader, self._num_workers, self._epoch_now = reader, num_workers, epoch
         self._epoch = self._batches = 0
         self._resume: tuple[int, int] | None = None
-        self._indices = _Indices()
-        self._workers: DataLoader[Batch] | None = None
-        if num_workers:
-            self._workers = DataLoader(
-                _IndexedBatches(reader),
-                batch_size=None,
-                sampler=self._indices,
-                num_workers=num_workers,
-                persistent_workers=True,
-            )
+        self._idle: list[tuple[_Indices, DataLoader[Batch]]] = []  # workers of iterations that have ended
+        self._closed = False
 
     def __len__(self) -> int:
         """Batches of an epoch, the same on every rank."""
@@ -86,20 +79,42 @@ class FileSetLoader:
 
     def __iter__(self) -> Iterator[Any]:
         # A generator: this runs at the first next, when the trainer knows the epoch.
-        self._epoch = self._epoch_now()
+        epoch = self._epoch_now()
         resume, self._resume = self._resume, None
-        start = resume[1] if resume is not None and resume[0] == self._epoch else 0
-        self._batches = start
-        for batch in self._load(start):
-            self._batches += 1  # counted when handed out, not when read ahead
+        start = resume[1] if resume is not None and resume[0] == epoch else 0
+        self._epoch, self._batches = epoch, start
+        for number, batch in enumerate(self._load(epoch, start), start + 1):
+            self._epoch, self._batches = epoch, number  # counted when handed out, not when read ahead
             yield self.reader.model_input(batch)
 
-    def _load(self, start: int) -> Iterator[Batch]:
-        if self._workers is None:
-            yield from map(to_tensors, self.reader.iter_batches(self._epoch, start))
+    def _load(self, epoch: int, start: int) -> Iterator[Batch]:
+        if not self._num_workers:
+            yield from map(to_tensors, self.reader.iter_batches(epoch, start))
             return
-        self._indices.epoch, self._indices.start, self._indices.stop = self._epoch, start, len(self)
-        yield from self._workers
+        indices, workers = self._idle.pop() if self._idle else self._start_workers()
+        indices.epoch, indices.start, indices.stop = epoch, start, len(self)
+        try:
+            yield from workers
+        finally:
+            if not self._closed:
+                self._idle.append((indices, workers))
+
+    def _start_workers(self) -> tuple[_Indices, DataLoader[Batch]]:
+        indices = _Indices()
+        workers: DataLoader[Batch] = DataLoader(
+            _IndexedBatches(self.reader),
+            batch_size=None,
+            sampler=indices,
+            num_workers=self._num_workers,
+            persistent_workers=True,
+        )
+        return indices, workers
+
+    def close(self) -> None:
+        """End the workers that wait for another iteration, and keep none from now on."""
+        # Left to the garbage collector, each takes five seconds: it closes the queue that would tell a worker to end.
+        self._closed = True
+        self._idle.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands: flat JSON, the same on every rank."""
@@ -167,6 +182,12 @@ class FileSetDataModule(LightningDataModule):
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if train is not None and not isinstance(train, FileSet | str):
+            raise SpecError(f"train={train!r}: pass a FileSet or 'LOCATION/NAME'.")
+        for name, source in (("val", val), ("test", test), ("predict", predict)):
+            several = source if isinstance(source, Sequence) and not isinstance(source, str) else [source]
+            if source is not None and not all(isinstance(one, FileSet | str) for one in several):
+                raise SpecError(f"{name}={source!r}: pass a FileSet, 'LOCATION/NAME', or a list of them.")
         self.save_hyperparameters(
             {
                 "train": _shown(train),
@@ -188,8 +209,6 @@ class FileSetDataModule(LightningDataModule):
             "test": test,
             "predict": predict,
         }
-        if train is not None and not isinstance(train, FileSet | str):
-            raise SpecError(f"train={train!r}: pass a FileSet or 'LOCATION/NAME'.")
         if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0:
             raise SpecError(f"num_workers={num_workers!r}: pass the number of worker processes, 0 for none.")
         self.columns = columns
@@ -200,6 +219,8 @@ class FileSetDataModule(LightningDataModule):
         self._storage_options = storage_options
         self._filesets: dict[Stage, list[FileSet]] = {}
         self._readers: dict[tuple[Stage, int], FileSetReader] = {}
+        # The last loaders of each stage. Weakly: a loader that nobody uses any more must not wait for the collector.
+        self._made: dict[Stage, weakref.WeakSet[FileSetLoader]] = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Open the FileSets, fit the columns on `train`, and make the readers of this stage."""
@@ -221,6 +242,8 @@ class FileSetDataModule(LightningDataModule):
 
     def train_dataloader(self) -> FileSetLoader:
         """The training loader."""
+        if self._sources["train"] is None:
+            raise SpecError("There is no train= to fit on. Pass a FileSet or 'LOCATION/NAME'.")
         loader = self._loaders("train")[0]
         if not len(loader):
             raise SpecError(
@@ -247,13 +270,19 @@ class FileSetDataModule(LightningDataModule):
 
     def _loaders(self, stage: Stage) -> list[FileSetLoader]:
         self.setup()
-        return [
-            FileSetLoader(self._reader(stage, place), self.num_workers, self._epoch)
+        for loader in self._made.get(stage, ()):
+            loader.close()
+        loaders = [
+            FileSetLoader(self._reader(stage, place), self.num_workers, _weakly(self._epoch))
             for place in range(len(self._filesets.get(stage, ())))
         ]
+        self._made[stage] = weakref.WeakSet(loaders)
+        return loaders
 
     def _reader(self, stage: Stage, place: int) -> FileSetReader:
-        if (stage, place) not in self._readers:
+        shard = self._shard()
+        found = self._readers.get((stage, place))
+        if found is None or found.shard != shard:  # loaders may be asked for before a trainer knows the ranks
             training = stage == "train"
             self._readers[stage, place] = FileSetReader(
                 self._filesets[stage][place],
@@ -263,7 +292,7 @@ class FileSetDataModule(LightningDataModule):
                 drop_last_batch=self.drop_last_batch and training,
                 seed=self.seed,
                 streams=self.streams,
-                shard=self._shard(),
+                shard=shard,
                 blocks=self.blocks,
                 memory_bytes=self.memory_bytes,
                 cache_dir=self.cache_dir,
@@ -280,15 +309,41 @@ class FileSetDataModule(LightningDataModule):
     def _epoch(self) -> int:
         return 0 if self.trainer is None else self.trainer.current_epoch
 
+    def __str__(self) -> str:
+        # Lightning's own text iterates over every loader.
+        given = ", ".join(f"{name}={value!r}" for name, value in self.hparams.items() if value is not None)
+        return f"{type(self).__name__}({given})"
+
     def teardown(self, stage: str | None = None) -> None:
-        """Let go of readers and their blocks."""
+        """Let go of readers, their blocks and workers."""
         del stage
-        self._readers.clear()
+        self._let_go()
 
     def on_exception(self, exception: BaseException) -> None:
-        """Let go of readers: Lightning calls no `teardown` after an exception."""
+        """Let go of readers and workers: Lightning calls no `teardown` after an exception."""
         del exception
+        self._let_go()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_made": {}}  # workers do not travel
+
+    def _let_go(self) -> None:
+        for loaders in self._made.values():
+            for loader in loaders:
+                loader.close()
+        self._made.clear()
         self._readers.clear()
+
+
+def _weakly(method: Callable[[], int]) -> Callable[[], int]:
+    """The method without a hold on its object, lest loaders outlive their last use; 0 where the object is gone."""
+    reference = weakref.WeakMethod(method)
+
+    def call() -> int:
+        bound = reference()
+        return 0 if bound is None else bound()
+
+    return call
 
 
 def _shown(source: FileSetLike | Sequence[FileSetLike] | None) -> str | list[str] | None:

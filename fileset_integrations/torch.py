@@ -125,7 +125,7 @@ class FileSetIterableDataset(IterableDataset[dict[str, Any]]):
         if info is None:
             return map(to_tensors, self.reader.iter_batches(self._epochs.claim()))
         # info.seed is drawn in the main process for each set of workers: workers that share it belong together.
-        epoch = self._epochs.claim_together(info.seed - info.id)
+        epoch = self._epochs.claim_together(info.seed - info.id, info.id)
         reader, first, step = self.reader, info.id, info.num_workers
         return (to_tensors(reader.batch(index, epoch)) for index in range(first, len(reader), step))
 
@@ -135,7 +135,7 @@ class _EpochCounter:
 
     DataLoader workers cannot be told the epoch: forked or spawned ones get the dataset as it was, and persistent ones
     keep it. So the workers of one iteration settle its number among themselves, by who first links a file of that
-    number: it holds the name of their iteration, which the others then find there.
+    number: it holds the name of their iteration, which the others then find there. Each takes its own place in it.
     """
 
     def __init__(self) -> None:
@@ -150,15 +150,16 @@ class _EpochCounter:
         with self._lock:
             return self._settle(f"main {os.getpid()} {os.urandom(8).hex()}")
 
-    def claim_together(self, workers: int) -> int:
+    def claim_together(self, workers: int, worker: int) -> int:
         """The number of an iteration that the workers of one set begin together.
 
         Args:
             workers: What names the set.
+            worker: Which of them this is.
         """
         with self._lock:
             self._rounds[workers] = self._rounds.get(workers, 0) + 1
-            return self._settle(f"workers {workers} {self._rounds[workers]}")
+            return self._settle(f"workers {workers} {self._rounds[workers]}", worker)
 
     def set_next(self, epoch: int) -> None:
         """Number the next iteration `epoch`, and those after it from there on."""
@@ -167,26 +168,31 @@ class _EpochCounter:
         claimed = sum(1 for path in Path(self._folder).iterdir() if path.name.isdecimal())
         self._write(f"from-{claimed}", str(epoch))
 
-    def _settle(self, iteration: str) -> int:
+    def _settle(self, iteration: str, worker: int = 0) -> int:
+        # Sets of workers share a name where torch's generator was seeded alike before each: then the later set finds
+        # its places in the earlier one's iteration taken, and goes on to the next.
         folder = Path(self._folder)
+        mine = folder / f".{os.getpid()}-{threading.get_ident()}"
+        mine.write_text(iteration)
         number = 0
-        while True:
-            mine = folder / f".{os.getpid()}-{threading.get_ident()}"
-            mine.write_text(iteration)
-            try:
-                os.link(mine, folder / str(number))
-                break
-            except FileExistsError:
-                if (folder / str(number)).read_text() == iteration:
-                    break
-                number += 1
-            finally:
-                mine.unlink()
+        while not (self._joins(mine, str(number), iteration) and self._links(mine, f"{number}.{worker}")):
+            number += 1
+        mine.unlink()
         starts = [int(path.name.removeprefix("from-")) for path in folder.glob("from-*")]
         start = max((start for start in starts if start <= number), default=None)
         if start is None:
             return number
         return int((folder / f"from-{start}").read_text()) + number - start
+
+    def _joins(self, mine: Path, name: str, iteration: str) -> bool:
+        return self._links(mine, name) or (Path(self._folder) / name).read_text() == iteration
+
+    def _links(self, mine: Path, name: str) -> bool:
+        try:
+            os.link(mine, Path(self._folder) / name)
+        except FileExistsError:
+            return False
+        return True
 
     def _write(self, name: str, text: str) -> None:
         temporary = Path(self._folder) / f".{name}"

@@ -1,0 +1,236 @@
+"""Keras: on every backend, fit, evaluate and predict see the plan's rows, whoever asks for them in whatever order."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import warnings
+
+import numpy as np
+import pytest
+
+from fileset_integrations import Columns, FileSetReader
+from fileset_integrations.columns import Category
+from fileset_integrations.errors import SpecError
+from tests.support import ROOT
+from tests.support.data import numbered
+
+pytest.importorskip("keras", reason="keras is optional")
+
+from fileset_integrations.keras import FileSetPyDataset
+
+FILE_ROWS, VAL_ROWS = (7, 0, 1, 12, 9), 10
+ROWS = sum(FILE_ROWS)  # 29
+BATCH, SEED = 4, 3  # those of tests.support.keras_fit
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("keras")
+
+
+@pytest.fixture(scope="module")
+def fs(folder):
+    return numbered(folder / "train", FILE_ROWS)
+
+
+@pytest.fixture(scope="module")
+def val(folder):
+    return numbered(folder / "val", (4, 5, 1))
+
+
+@pytest.fixture(scope="module")
+def plan(fs):
+    """The reader's batches: plan(epoch) is a list of [index, ids]."""
+    reader = FileSetReader(fs, batch_size=BATCH, shuffle=True, seed=SEED)
+    return lambda epoch: [[index, batch["id"].tolist()] for index, batch in enumerate(reader.iter_batches(epoch))]
+
+
+@pytest.fixture(scope="module", params=["torch", "tensorflow", "jax"])
+def seen(request, folder, fs, val):
+    """What tests.support.keras_fit found on a backend, which Keras takes once, at its import."""
+    pytest.importorskip(request.param)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.keras_fit", str(folder)],
+        cwd=ROOT,
+        env=os.environ | {"KERAS_BACKEND": request.param, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["backend"] == request.param
+    return found
+
+
+# --- on every backend ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", ["0", "1", "3"])
+def test_fit_with_the_callback_asks_for_the_plans_batches_of_each_epoch(workers, seen, plan):
+    run = seen["in order"][workers]
+
+    assert run == {"asked": {"0": plan(0), "1": plan(1)}, "warnings": 0}
+    assert plan(0) != plan(1)
+
+
+@pytest.mark.parametrize("workers", ["1", "3"])
+def test_fits_own_shuffle_keeps_every_batch_once(workers, seen, plan):
+    asked = seen["keras shuffles"][workers]["asked"]
+
+    assert {epoch: sorted(batches) for epoch, batches in asked.items()} == {"0": plan(0), "1": plan(1)}
+
+
+def test_fits_own_shuffle_is_on_unless_told_otherwise(seen, plan):
+    # What the tests of permuted indices rest on.
+    assert seen["keras shuffles"]["1"]["asked"] != {"0": plan(0), "1": plan(1)}
+
+
+def test_blocks_on_disk_are_the_same_blocks(seen, plan):
+    assert seen["blocks on disk"]["asked"] == {"0": plan(0), "1": plan(1)}
+
+
+def test_initial_epoch_is_the_epoch_that_fit_begins_with(seen, plan):
+    assert seen["initial_epoch"]["asked"] == {"2": plan(2), "3": plan(3)}
+
+
+def test_without_the_callback_the_order_repeats_and_one_warning_says_so(seen, plan):
+    assert seen["not told"] == {"asked": {str(epoch): plan(0) for epoch in range(4)}, "warnings": 1}
+
+
+def test_validation_and_evaluation_cover_every_row_though_the_last_batch_is_partial(seen):
+    # The model gives the id of a row, whose label is -id: the loss is the mean of (2 id)^2.
+    loss = pytest.approx(np.mean([(2 * row) ** 2 for row in range(VAL_ROWS)]))
+
+    assert seen["validation"]["rows"] == list(range(VAL_ROWS))
+    assert seen["validation"]["val_loss"] == [loss, loss]
+    assert seen["validation"]["evaluate"] == loss
+
+
+@pytest.mark.parametrize("workers", ["0", "1", "3"])
+def test_predictions_are_aligned_with_rows(workers, seen):
+    assert seen["validation"]["predict"][workers] == list(range(VAL_ROWS))
+
+
+def test_streamed_blocks_are_served_in_order_only(seen):
+    assert seen["streamed"]["in order"] == "done"
+    assert seen["streamed"]["by threads"] == "done"
+    assert "SpecError" in seen["streamed"]["permuted"]
+    assert "shuffle=False" in seen["streamed"]["permuted"]
+
+
+def test_inputs_may_be_dicts_and_rows_may_have_weights_or_no_label(seen):
+    ids = np.arange(ROWS)
+
+    assert seen["inputs"] == {
+        "dict": True,
+        "dict: predictions": ROWS,
+        "dict and weights": True,
+        "dict and weights: predictions": ROWS,
+        "weighted mae": pytest.approx((ids * 2 * ids).sum() / ids.sum()),
+        "no label": ids.tolist(),
+    }
+
+
+# --- the dataset itself ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("drop_last_batch", "batches"), [(True, 7), (False, 8)])
+def test_the_number_of_batches_is_known_and_exact(drop_last_batch, batches, fs):
+    ds = FileSetPyDataset(fs, batch_size=BATCH, drop_last_batch=drop_last_batch)
+
+    assert ds.num_batches == len(ds) == len(ds.reader) == batches
+    with pytest.raises(IndexError):
+        ds[batches]
+
+
+@pytest.mark.parametrize(
+    ("columns", "structure"),
+    [
+        (Columns({"x": ["x", "y"], "id": "id"}, label="y"), ({"x": (4, 2), "id": (4,)}, (4,))),
+        (Columns({"x": ["x", "y"], "id": "id"}, label="y", weight="x"), ({"x": (4, 2), "id": (4,)}, (4,), (4,))),
+        (Columns({"x": ["x", "y"]}, label="y"), ((4, 2), (4,))),
+        (Columns({"x": ["x", "y"]}), (4, 2)),
+        (Columns({"x": ["x", "y"], "id": "id"}), {"x": (4, 2), "id": (4,)}),
+    ],
+    ids=["dict,y", "dict,y,w", "one,y", "one", "dict"],
+)
+def test_a_batch_is_what_models_take(columns, structure, fs):
+    def shapes(part):
+        if isinstance(part, dict):
+            return {name: shapes(value) for name, value in part.items()}
+        return tuple(map(shapes, part)) if isinstance(part, tuple) else part.shape
+
+    assert shapes(FileSetPyDataset(fs, columns=columns, batch_size=4)[0]) == structure
+
+
+def test_a_batch_is_the_same_from_any_thread_in_any_order(fs, plan):
+    ds = FileSetPyDataset(fs, batch_size=BATCH, shuffle=True, seed=SEED)
+    ds.set_epoch(1)
+    wrong = []
+
+    def ask(seed):
+        for index in np.random.default_rng(seed).permutation(len(ds)).tolist() * 5:
+            if [index, ds[index]["id"].tolist()] != plan_of_epoch[index]:
+                wrong.append(index)
+
+    plan_of_epoch = plan(1)
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert wrong == []
+
+
+def test_auto_never_means_stream(fs):
+    small = FileSetPyDataset(fs, columns=Columns({"x": "x"}), batch_size=BATCH, memory_bytes=2**20)
+    large = FileSetPyDataset(fs, columns=Columns({"x": "x"}), batch_size=BATCH, memory_bytes=ROWS * 8 + 100)
+
+    assert (small.reader.blocks, large.reader.blocks) == ("memory", "disk")
+
+
+def test_streamed_blocks_refuse_the_second_jump(fs):
+    ds = FileSetPyDataset(fs, batch_size=BATCH, blocks="stream")
+
+    for index in (0, 1, 2, 0, 1, 1, 0):  # a symbolic build, epochs that are broken off, a batch asked for twice
+        ds[index]
+    ds[4]
+    with pytest.raises(SpecError, match=r"fit.*blocks='auto'|shuffle=False"):
+        ds[2]
+
+
+def test_columns_of_the_training_dataset_serve_validation(fs, val):
+    ds = FileSetPyDataset(fs, columns=Columns({"name": Category("name"), "id": "id"}), batch_size=BATCH)
+
+    held_out = FileSetPyDataset(val, columns=ds.columns, batch_size=VAL_ROWS, drop_last_batch=False)
+
+    assert held_out.columns is ds.columns
+    assert held_out[0]["name"].tolist() == [
+        2 + sorted(map(str, range(ROWS))).index(str(row)) for row in range(VAL_ROWS)
+    ]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_who_sets_the_epoch_or_does_not_shuffle_is_not_warned(shuffle, fs):
+    ds = FileSetPyDataset(fs, batch_size=BATCH, shuffle=shuffle)
+    if shuffle:
+        ds.set_epoch(0)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(10):
+            ds[0]
+
+
+@pytest.mark.parametrize("epoch", [-1, 0.5, "1", True])
+def test_an_epoch_that_is_no_number_from_0_on_is_refused(epoch, fs):
+    with pytest.raises(SpecError, match="epoch"):
+        FileSetPyDataset(fs, batch_size=BATCH).set_epoch(epoch)
+
+
+def test_a_dataset_without_rows_has_no_batches(tmp_path):
+    assert FileSetPyDataset(numbered(tmp_path, (0,)), batch_size=BATCH, drop_last_batch=False).num_batches == 0
