@@ -9,22 +9,23 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fileset_integrations.blocks import Block, StreamedBlocks
+from fileset_integrations.blocks import Arena, Arrays, Loaded, StreamedBlocks
 from fileset_integrations.columns import TensorSpec
+from fileset_integrations.decoder import empty_arrays
 from fileset_integrations.errors import SpecError
 from fileset_integrations.plan import EpochPlan, Piece, Plan, Visit
 
 Batch = dict[str, Any]
-Loaded = tuple[Block, NDArray[np.int64] | None]  # a block and the order of its rows
+Ordered = tuple[Loaded, NDArray[np.int64] | None]  # a block and the order of its rows
 
 GROUPS_AHEAD = 3
 _GROUP_BYTES = 4 * 2**20  # batches are gathered in groups of about this size: long NumPy calls, small memory
@@ -88,45 +89,99 @@ def fit_budget(memory_bytes: int, plan: Plan, row_bytes: int) -> Budget:
     )
 
 
-def gather(
-    tensors: Sequence[TensorSpec],
-    rows: int,
-    pieces: Sequence[Piece],
-    load: Callable[[Piece], Loaded],
-    done: Callable[[Piece], None] = lambda piece: None,
-) -> dict[str, Any]:
+class Source(Protocol):
+    """Where pieces are gathered from."""
+
+    def load(self, piece: Piece, wait: bool) -> Ordered | None:
+        """A piece's block and the order of its rows; None where that must wait for others and `wait` is false."""
+
+    def done(self, piece: Piece) -> None:
+        """Told when a piece has been gathered."""
+
+
+def gather(tensors: Sequence[TensorSpec], rows: int, pieces: Sequence[Piece], source: Source) -> dict[str, Any]:
     """The rows of some batches, as one array for each tensor; strings stay in Arrow.
 
     Args:
         tensors: What a batch consists of.
         rows: Rows of the batches together.
-        pieces: Where they come from.
-        load: Gives a piece's block and the order of its rows.
-        done: Told when a piece has been gathered.
+        pieces: Where they come from, by first use.
+        source: Where their blocks are.
     """
-    arrays = {one.name: np.empty((rows, *one.shape), one.dtype) for one in tensors if one.dtype.kind != "O"}
-    values: dict[str, list[pa.Array]] = {one.name: [] for one in tensors if one.dtype.kind == "O"}
-    places = np.empty(rows if values else 0, np.int64)  # of each row among the parts of `values` laid end to end
-    laid = 0
-    for piece in pieces:
-        block, order = load(piece)
+    return _Gathering(tensors, rows, source).run(pieces)
+
+
+class _Gathering:
+    """Rows whose blocks share one array are gathered by one call; others piece by piece.
+
+    One call takes half the time of a call for each piece, whose result must be copied into every so many-th row.
+    """
+
+    def __init__(self, tensors: Sequence[TensorSpec], rows: int, source: Source) -> None:
+        self._tensors, self._rows, self._source = tensors, rows, source
+        self._out: dict[str, NDArray[Any]] | None = None
+        self._values: dict[str, list[pa.Array]] = {one.name: [] for one in tensors if one.dtype.kind == "O"}
+        self._places = np.empty(rows if self._values else 0, np.int64)  # of each row among `_values` laid end to end
+        self._laid = 0
+        self._from = np.empty(0, np.int64)  # row of the shared arrays for each row of the output
+        self._arrays: Arrays = {}
+        self._pending: list[Piece] = []
+
+    def run(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+        for piece in pieces:
+            ordered = self._source.load(piece, wait=not self._pending)
+            if ordered is None:  # there is room for its block once the pieces so far are gathered
+                self._flush()
+                ordered = self._source.load(piece, wait=True)
+                assert ordered is not None
+            self._take(piece, *ordered)
+        if len(self._pending) == len(pieces) and self._arrays:
+            self._out = {name: np.take(array, self._from, axis=0) for name, array in self._arrays.items()}
+            self._finish()
+        else:
+            self._flush()
+        values = {name: pa.concat_arrays(parts).take(pa.array(self._places)) for name, parts in self._values.items()}
+        gathered = {**self._output(), **values}
+        return {one.name: gathered[one.name] for one in self._tensors}
+
+    def _output(self) -> dict[str, NDArray[Any]]:
+        if self._out is None:
+            self._out = empty_arrays(self._tensors, self._rows)
+        return self._out
+
+    def _take(self, piece: Piece, loaded: Loaded, order: NDArray[np.int64] | None) -> None:
         count = piece.stop - piece.start
-        if order is not None:
-            order = order[piece.start : piece.stop]
-        for name, out in arrays.items():
-            target = out[piece.out :: piece.step][:count]
+        rows = None if order is None else order[piece.start : piece.stop]
+        for name, parts in self._values.items():
+            values = loaded.block[name]
+            parts.append(values.slice(piece.start, count) if rows is None else values.take(pa.array(rows)))
+        if self._values:
+            self._places[piece.out :: piece.step][:count] = np.arange(self._laid, self._laid + count)
+            self._laid += count
+        self._pending.append(piece)
+        if rows is not None and loaded.arrays:
+            if not self._arrays:
+                self._arrays, self._from = loaded.arrays, np.empty(self._rows, np.int64)
+            np.add(rows, loaded.offset, out=self._from[piece.out :: piece.step][:count])
+            return
+        for name, out in self._output().items():
+            values, target = loaded.block[name], out[piece.out :: piece.step][:count]
             # np.take: an index in brackets takes twice as long.
-            target[...] = (
-                block[name][piece.start : piece.stop] if order is None else np.take(block[name], order, axis=0)
-            )
-        for name, parts in values.items():
-            parts.append(block[name].slice(piece.start, count) if order is None else block[name].take(pa.array(order)))
-        if values:
-            places[piece.out :: piece.step][:count] = np.arange(laid, laid + count)
-        laid += count
-        done(piece)
-    joined = {name: pa.concat_arrays(parts).take(pa.array(places)) for name, parts in values.items()}
-    return {one.name: joined[one.name] if one.name in joined else arrays[one.name] for one in tensors}
+            target[...] = values[piece.start : piece.stop] if rows is None else np.take(values, rows, axis=0)
+
+    def _flush(self) -> None:
+        if self._arrays and self._pending:
+            rows = [np.arange(p.out, p.out + (p.stop - p.start) * p.step, p.step) for p in self._pending]
+            places = np.concatenate(rows)
+            sources = self._from[places]
+            for name, out in self._output().items():
+                out[places] = np.take(self._arrays[name], sources, axis=0)
+        self._finish()
+
+    def _finish(self) -> None:
+        for piece in self._pending:
+            self._source.done(piece)
+        self._pending = []
 
 
 class _Window:
@@ -140,24 +195,28 @@ class _Window:
         self, store: StreamedBlocks, epoch_plan: EpochPlan, start: int, capacity: int, pool: ThreadPoolExecutor
     ) -> None:
         self._store, self._epoch_plan, self._capacity, self._pool = store, epoch_plan, capacity, pool
+        self._arena = store.arena(capacity)
+        self._slots = list(range(capacity))  # free ones
         self._lanes = epoch_plan.plan.lanes
         self._coming = epoch_plan.visits(start)
         self._next: Visit | None = next(self._coming, None)
         self._left: dict[tuple[int, int], int] = {}  # (block, lane) -> rows of its visit not yet gathered
         self._uses: dict[int, int] = {}
-        self._futures: dict[int, Future[Loaded]] = {}
+        self._futures: dict[int, tuple[Future[Ordered], int]] = {}  # and the slot
         self._changed = threading.Condition()
         self._closed = False
 
-    def load(self, piece: Piece) -> Loaded:
-        """A piece's block and the order of its rows."""
+    def load(self, piece: Piece, wait: bool) -> Ordered | None:
+        """A piece's block and the order of its rows; None where others must let go first and `wait` is false."""
         with self._changed:
             self._read_ahead()
-            while piece.block not in self._futures and not self._closed:
+            while wait and piece.block not in self._futures and not self._closed:
                 self._changed.wait()
             if self._closed:
                 raise RuntimeError("the window was closed")
-            future = self._futures[piece.block]
+            if piece.block not in self._futures:
+                return None
+            future, _ = self._futures[piece.block]
         return future.result()
 
     def _read_ahead(self) -> None:
@@ -165,7 +224,9 @@ class _Window:
             block = self._next.block
             if block not in self._uses:
                 self._uses[block] = 0
-                self._futures[block] = self._pool.submit(_load, self._store, self._epoch_plan, block)
+                slot = self._slots.pop()
+                future = self._pool.submit(_load, self._store, self._epoch_plan, block, self._arena, slot)
+                self._futures[block] = (future, slot)
                 self._changed.notify_all()
             self._uses[block] += 1
             rows = (self._next.last - self._next.first) // self._lanes + 1
@@ -183,8 +244,16 @@ class _Window:
                 del self._left[visit]
                 self._uses[piece.block] -= 1
                 if not self._uses[piece.block]:
-                    del self._uses[piece.block], self._futures[piece.block]
+                    del self._uses[piece.block]
+                    self._slots.append(self._futures.pop(piece.block)[1])
                 self._read_ahead()
+
+    def put_back(self) -> None:
+        """Give the arena back, where nobody gathers any more and no thread decodes into it."""
+        with self._changed:
+            if self._arena is not None and all(future.done() for future, _ in self._futures.values()):
+                self._store.put_back(self._arena)
+                self._arena = None
 
     def close(self) -> None:
         """Make waiting threads give up."""
@@ -194,8 +263,19 @@ class _Window:
             self._changed.notify_all()
 
 
-def _load(store: StreamedBlocks, epoch_plan: EpochPlan, block: int) -> Loaded:
-    return store.load(block), epoch_plan.row_order(block)
+def _load(store: StreamedBlocks, epoch_plan: EpochPlan, block: int, arena: Arena | None, slot: int) -> Ordered:
+    return store.load(block, arena, slot), epoch_plan.row_order(block)
+
+
+class _Group:
+    """The window as one group of batches sees it, whose rows begin at row `start` of the rank."""
+
+    def __init__(self, window: _Window, start: int, lanes: int) -> None:
+        self._window, self._start, self._lanes = window, start, lanes
+        self.load = window.load
+
+    def done(self, piece: Piece) -> None:
+        self._window.done(piece, (self._start + piece.out) % self._lanes)
 
 
 class Assembly:
@@ -239,12 +319,12 @@ class Assembly:
         bounds = [self._plan.batch_bounds(index) for index in range(first, stop)]
         start, end = bounds[0][0], bounds[-1][1]
         pieces = sorted(self._epoch_plan.pieces(start, end), key=lambda piece: piece.out)
-
-        def done(piece: Piece) -> None:
-            window.done(piece, (start + piece.out) % self._plan.lanes)
-
-        arrays = gather(self._tensors, end - start, pieces, window.load, done)
+        arrays = gather(self._tensors, end - start, pieces, _Group(window, start, self._plan.lanes))
         return [{name: array[a - start : b - start] for name, array in arrays.items()} for a, b in bounds]
+
+    def finish(self) -> None:
+        """To be called when all batches were gathered."""
+        self._window.put_back()
 
     def shut_down(self) -> None:
         """Stop the threads once they are done with what they are at."""

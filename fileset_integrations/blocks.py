@@ -12,16 +12,18 @@ import os
 import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import filelock
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from fileset_integrations.columns import Decoder, FittedColumns
-from fileset_integrations.decoder import Value
+from fileset_integrations.decoder import TensorSpec, Value, empty_arrays
 from fileset_integrations.errors import FileSetLocationError, SpecError
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.fits import KeptRows, read_block
@@ -30,27 +32,61 @@ from fileset_integrations.plan import BlockTable
 from fileset_integrations.storage.cache import cache_root, write_atomically
 
 Block = Mapping[str, Value]
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class Arena:
+    """Room for several blocks in one array a tensor, so that rows of all of them are gathered by one call.
+
+    Args:
+        tensors: What a block consists of; strings have no room here.
+        slots: Blocks that it has room for.
+        rows: Rows of the largest.
+    """
+
+    def __init__(self, tensors: Sequence[TensorSpec], slots: int, rows: int) -> None:
+        self.slots, self.rows = slots, rows
+        self.arrays: Arrays = empty_arrays(tensors, slots * rows)
+
+    def view(self, offset: int, rows: int) -> Arrays:
+        """The room for `rows` rows from row `offset` on."""
+        return {name: array[offset : offset + rows] for name, array in self.arrays.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A block, decoded.
+
+    Attributes:
+        block: Its values, by tensor.
+        arrays: Arrays, by tensor, that hold its numbers among those of other blocks; None where they stand alone.
+        offset: Its first row in them.
+    """
+
+    block: Block
+    arrays: Arrays | None = None
+    offset: int = 0
 
 
 class _Slot:
     """A block that one thread makes while others wait for it. Once it is there, no lock is taken any more."""
 
     def __init__(self) -> None:
-        self.block: Block | None = None
+        self.loaded: Loaded | None = None
         self._error: BaseException | None = None
         self._settled = threading.Event()
 
-    def settle(self, block: Block | None, error: BaseException | None = None) -> None:
-        self.block, self._error = block, error
+    def settle(self, loaded: Loaded | None, error: BaseException | None = None) -> None:
+        self.loaded, self._error = loaded, error
         self._settled.set()
 
-    def wait(self) -> Block:
-        if self.block is None:
+    def wait(self) -> Loaded:
+        if self.loaded is None:
             self._settled.wait()
             if self._error is not None:
                 raise self._error
-        assert self.block is not None
-        return self.block
+        assert self.loaded is not None
+        return self.loaded
 
 
 class StreamedBlocks:
@@ -68,34 +104,56 @@ class StreamedBlocks:
         self._fs, self._decoder, self._table, self._kept, self._keep = fs, decoder, table, kept, keep
         self._lock = threading.Lock()
         self._held: OrderedDict[int, _Slot] = OrderedDict()
+        self._idle: Arena | None = None
         mend_after_fork(self)
 
     def after_fork(self) -> None:
         """Keep what is decoded; forget what other threads were decoding."""
         self._lock = threading.Lock()
-        self._held = OrderedDict((block, slot) for block, slot in self._held.items() if slot.block is not None)
+        self._held = OrderedDict((block, slot) for block, slot in self._held.items() if slot.loaded is not None)
 
-    def load(self, block: int) -> Block:
-        """One block, decoded anew or from where it is kept.
+    def arena(self, slots: int) -> Arena | None:
+        """Room for `slots` blocks, for `load` to decode into; None where blocks have a place of their own.
+
+        Give it back with `put_back`: memory that was used before is far cheaper than new memory.
+        """
+        with self._lock:
+            arena, self._idle = self._idle, None
+        rows = int(self._kept.rows.max(initial=0))
+        if arena is None or (arena.slots, arena.rows) != (slots, rows):
+            arena = Arena(self._decoder.tensors, slots, rows)
+        return arena
+
+    def put_back(self, arena: Arena) -> None:
+        """Keep an arena that nobody uses any more for the next who asks."""
+        with self._lock:
+            self._idle = arena
+
+    def load(self, block: int, arena: Arena | None = None, slot: int = 0) -> Loaded:
+        """One block, decoded into a slot of an arena, or from where it is kept.
 
         Raises:
             FileSetCorruptError: Its file cannot be read; names it.
             ColumnError: A value has no tensor as asked for.
         """
-        return self.decode(block)
+        if arena is None:
+            return Loaded(self.decode(block))
+        offset = slot * arena.rows
+        out = arena.view(offset, int(self._kept.rows[block]))
+        return Loaded(self.decode(block, out), arena.arrays, offset)
 
-    def decode(self, block: int) -> Block:
-        """Decode one block from its file."""
+    def decode(self, block: int, out: Arrays | None = None) -> Block:
+        """Decode one block from its file, numbers into `out` where it is given."""
         table = read_block(self._fs, self._table, block, self._decoder.columns, self._decoder.dictionaries)
         if (mask := self._kept.mask(block)) is not None:
             table = table.filter(pa.array(mask))
         try:
-            return self._decoder.decode(table)
+            return self._decoder.decode(table, out)
         except Exception as error:
             error.add_note(f"in file {self._fs.files()[int(self._table.file[block])]}")
             raise
 
-    def get(self, block: int) -> Block:
+    def get(self, block: int) -> Loaded:
         """One block, of the last few asked for or as `load` gives it. For callers from any thread."""
         with self._lock:
             slot = self._held.get(block)
@@ -114,14 +172,14 @@ class StreamedBlocks:
                 slot.settle(None, error)
         return slot.wait()
 
-    def _fetch(self, block: int) -> Block:
+    def _fetch(self, block: int) -> Loaded:
         return self.load(block)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_held")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_held", "_idle")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock(), _held=OrderedDict())
+        self.__dict__.update(state, _lock=threading.Lock(), _held=OrderedDict(), _idle=None)
         mend_after_fork(self)
 
 
@@ -130,12 +188,25 @@ class KeptBlocks(StreamedBlocks):
 
     def __init__(self, fs: FileSet, decoder: Decoder, table: BlockTable, kept: KeptRows) -> None:
         super().__init__(fs, decoder, table, kept, keep=max(len(table), 1))
+        self._offsets = np.cumsum(kept.rows) - kept.rows
+        self._all: Arena | None = None
 
-    def load(self, block: int) -> Block:
+    def arena(self, slots: int) -> Arena | None:
+        return None
+
+    def load(self, block: int, arena: Arena | None = None, slot: int = 0) -> Loaded:
         return self.get(block)
 
-    def _fetch(self, block: int) -> Block:
-        return self.decode(block)
+    def _fetch(self, block: int) -> Loaded:
+        with self._lock:
+            if self._all is None:
+                self._all = Arena(self._decoder.tensors, 1, int(self._kept.rows.sum()))
+        offset = int(self._offsets[block])
+        out = self._all.view(offset, int(self._kept.rows[block]))
+        return Loaded(self.decode(block, out), self._all.arrays, offset)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_all": None}
 
 
 class MappedBlocks(StreamedBlocks):
@@ -179,14 +250,17 @@ class MappedBlocks(StreamedBlocks):
                 "cache_dir=, or blocks='stream'."
             )
 
-    def load(self, block: int) -> Block:
+    def arena(self, slots: int) -> Arena | None:
+        return None
+
+    def load(self, block: int, arena: Arena | None = None, slot: int = 0) -> Loaded:
         folder = self._folder / str(block)
         complete = folder / "complete"
         if not complete.exists():
             with filelock.FileLock(self._folder / f"{block}.lock"):
                 if not complete.exists():
                     self._write(folder, self.decode(block))
-        return {tensor.name: _map(folder, place) for place, tensor in enumerate(self._decoder.tensors)}
+        return Loaded({tensor.name: _map(folder, place) for place, tensor in enumerate(self._decoder.tensors)})
 
     def _write(self, folder: Path, block: Block) -> None:
         folder.mkdir(exist_ok=True, mode=0o700)

@@ -44,6 +44,11 @@ class BoundTensor:
         return math.prod(self.spec.shape)
 
 
+def empty_arrays(tensors: Sequence[TensorSpec], rows: int) -> dict[str, NDArray[Any]]:
+    """An array for so many rows of each tensor of numbers."""
+    return {one.name: np.empty((rows, *one.shape), one.dtype) for one in tensors if one.dtype.kind != "O"}
+
+
 def _holds_nulls(tensor: BoundTensor) -> bool:
     """Whether nulls have a form in the tensor: NaN in floats, None in lists of strings."""
     return tensor.kind == "values" or (tensor.kind == "numbers" and tensor.spec.dtype.kind == "f")
@@ -84,29 +89,37 @@ class Decoder:
             32 if tensor.kind == "values" else tensor.size * tensor.spec.dtype.itemsize for tensor in tensors
         )
 
-    def decode(self, table: pa.Table) -> dict[str, Value]:
-        """Arrays of all rows of a table: C-contiguous, writable, owning their memory.
+    def decode(self, table: pa.Table, out: Mapping[str, NDArray[Any]] | None = None) -> dict[str, Value]:
+        """Arrays of all rows of a table: C-contiguous and writable.
+
+        Args:
+            table: The rows.
+            out: Arrays to write numbers into, by tensor, each C-contiguous of shape (rows, ...); None: new ones.
 
         Raises:
             NullValueError: Nulls where the policy is "error".
             ColumnError: Values that have no tensor as asked for.
         """
-        return {tensor.spec.name: self._decode(tensor, table) for tensor in self._tensors}
+        new = empty_arrays(self.tensors, table.num_rows) if out is None else out
+        for tensor in self._tensors:
+            if tensor.kind != "values":
+                self._put(tensor, table, new[tensor.spec.name])
+        return {
+            tensor.spec.name: whole(table[tensor.columns[0]]) if tensor.kind == "values" else new[tensor.spec.name]
+            for tensor in self._tensors
+        }
 
-    def _decode(self, tensor: BoundTensor, table: pa.Table) -> Value:
-        spec = tensor.spec
-        if tensor.kind == "values":
-            return whole(table[tensor.columns[0]])
+    def _put(self, tensor: BoundTensor, table: pa.Table, out: NDArray[Any]) -> None:
+        name = tensor.columns[0]
         if tensor.kind == "codes":
-            name = tensor.columns[0]
-            return codes(table[name], self._vocabularies[name], self._fill(name))
-        out = np.empty((table.num_rows, tensor.size), spec.dtype)
+            out[...] = codes(table[name], self._vocabularies[name], self._fill(name))
+            return
+        flat = out.reshape(table.num_rows, tensor.size)
         if tensor.kind == "lists":
-            put_lists(out, table[tensor.columns[0]], tensor.columns[0], self._fill(tensor.columns[0]))
+            put_lists(flat, table[name], name, self._fill(name))
         else:
-            nan_for_null = self._nan_for_null and spec.dtype.kind == "f"
-            interleave(out, [numbers(table[name], name, self._fill(name), nan_for_null) for name in tensor.columns])
-        return out.reshape(table.num_rows, *spec.shape)
+            nan_for_null = self._nan_for_null and out.dtype.kind == "f"
+            interleave(flat, [numbers(table[name], name, self._fill(name), nan_for_null) for name in tensor.columns])
 
     def _fill(self, column: str) -> Fill:
         policy = self._policies.get(column)

@@ -183,7 +183,9 @@ class FileSetDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         if train is not None and not isinstance(train, FileSet | str):
-            raise SpecError(f"train={train!r}: pass a FileSet or 'LOCATION/NAME'.")
+            raise SpecError(
+                f"train={train!r}: pass one FileSet or 'LOCATION/NAME'; lists are for val, test and predict."
+            )
         for name, source in (("val", val), ("test", test), ("predict", predict)):
             several = source if isinstance(source, Sequence) and not isinstance(source, str) else [source]
             if source is not None and not all(isinstance(one, FileSet | str) for one in several):

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fileset_integrations.assembly import GROUPS_AHEAD, Assembly, Batch, Loaded, fit_budget, gather
+from fileset_integrations.assembly import GROUPS_AHEAD, Assembly, Batch, Ordered, fit_budget, gather
 from fileset_integrations.blocks import KeptBlocks, MappedBlocks, StreamedBlocks
 from fileset_integrations.columns import LABEL, WEIGHT, Columns, FittedColumns, TensorSpec, bind
 from fileset_integrations.errors import SpecError, StateMismatchError
@@ -171,11 +171,8 @@ class FileSetReader:
         start, stop = self._bounds(index)
         epoch_plan = self._orders.plan(self.plan, _check_epoch(epoch))
         pieces = list(epoch_plan.pieces(start, stop))
-
-        def load(piece: Piece) -> Loaded:
-            return self._store.get(piece.block), self._orders.rows(epoch_plan, piece.block)
-
-        return self._finish(gather(self.tensors, stop - start, pieces, load), epoch, index)
+        source = _Stored(self._store, self._orders, epoch_plan)
+        return self._finish(gather(self.tensors, stop - start, pieces, source), epoch, index)
 
     def rows(self, index: int, epoch: int = 0) -> NDArray[np.int64]:
         """Where the rows of a batch come from; nothing is read.
@@ -338,6 +335,19 @@ class _Orders:
         self._reset()
 
 
+class _Stored:
+    """Blocks as `batch` gathers from them: from the store, which any thread may ask."""
+
+    def __init__(self, store: StreamedBlocks, orders: _Orders, epoch_plan: EpochPlan) -> None:
+        self._store, self._orders, self._epoch_plan = store, orders, epoch_plan
+
+    def load(self, piece: Piece, wait: bool) -> Ordered:
+        return self._store.get(piece.block), self._orders.rows(self._epoch_plan, piece.block)
+
+    def done(self, piece: Piece) -> None:
+        """Nothing is let go of: the store keeps the last few."""
+
+
 class BatchIterator(Iterator[Batch]):
     """The rest of one epoch, in order. Threads start at the first `next` and end with the iterator.
 
@@ -366,6 +376,8 @@ class BatchIterator(Iterator[Batch]):
                 raise error
             self._ask()
             if not self._groups:
+                if self._assembly is not None:
+                    self._assembly.finish()
                 self.close()
                 raise StopIteration
             batches, self._error = self._groups.popleft().result()

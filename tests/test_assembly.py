@@ -76,8 +76,8 @@ def test_no_more_blocks_are_held_at_once_than_the_budget_says(tmp_path, monkeypa
             with lock:
                 held[0] -= 1
 
-    load = StreamedBlocks.load
-    monkeypatch.setattr(StreamedBlocks, "load", lambda self, block: Counted(load(self, block)))
+    decode = StreamedBlocks.decode
+    monkeypatch.setattr(StreamedBlocks, "decode", lambda self, *arguments: Counted(decode(self, *arguments)))
 
     for _ in reader.iter_batches():
         pass
@@ -91,3 +91,27 @@ def test_blocks_that_memory_cannot_keep_are_refused_with_what_would_do(tmp_path)
 
     with pytest.raises(SpecError, match=r"blocks='memory' keeps \d+ bytes, memory_bytes=900000.*'stream' or 'disk'"):
         FileSetReader(fs, batch_size=16, shuffle=True, blocks="memory", memory_bytes=900_000)
+
+
+def test_iterators_one_after_the_other_share_one_arena_and_two_at_once_do_not(tmp_path):
+    reader = FileSetReader(numbered(tmp_path, [100] * 10), batch_size=16, shuffle=True, blocks="stream", streams=2)
+    expected = [batch["id"].tolist() for batch in reader.iter_batches(1)]
+    kept = reader._store._idle
+    assert kept is not None
+
+    one, other = reader.iter_batches(1), reader.iter_batches(1)
+    pairs = [(first["id"].tolist(), second["id"].tolist()) for first, second in zip(one, other, strict=True)]
+
+    assert pairs == [(batch, batch) for batch in expected]
+    assert [batch["id"].tolist() for batch in reader.iter_batches(1)] == expected
+
+
+def test_batches_do_not_change_when_their_arena_is_used_again(tmp_path):
+    reader = FileSetReader(numbered(tmp_path, [100] * 10), batch_size=16, shuffle=True, blocks="stream", streams=2)
+    batches = list(reader.iter_batches(0))
+    copies = [batch["x"].copy() for batch in batches]
+
+    for _ in reader.iter_batches(1):
+        pass
+
+    assert all(np.array_equal(batch["x"], copy) for batch, copy in zip(batches, copies, strict=True))

@@ -190,9 +190,9 @@ def test_streaming_holds_few_blocks_at_once(tmp_path, monkeypatch):
             with lock:
                 alive.pop()
 
-    def tracked(self, block):
+    def tracked(self, block, *out):
         nonlocal most
-        found = Tracked(decode(self, block))
+        found = Tracked(decode(self, block, *out))
         with lock:
             alive.append(block)
             most = max(most, len(alive))
