@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,16 +15,13 @@ from fileset_integrations.errors import (
     FileSetAlreadyDeletedError,
     FileSetCannotDeleteError,
     FileSetCorruptError,
-    FileSetError,
-    FileSetExistsError,
     FileSetLocationError,
     FileSetNotFoundError,
-    SpecError,
 )
-from fileset_integrations.manifest import Manifest, file_table, mask_secrets
-from fileset_integrations.spec import MAX_SEED, as_int
+from fileset_integrations.making import IfExists, Recipe, make_snapshot
+from fileset_integrations.manifest import Manifest
+from fileset_integrations.spec import as_int
 from fileset_integrations.storage.directory import Storage, check_name, open_storage
-from fileset_integrations.storage.footers import read_footers, total_nulls
 from fileset_integrations.storage.foreign import describe_directory
 from fileset_integrations.storage.verification import find_problems
 
@@ -38,8 +30,6 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from fileset_integrations.torch import FileSetIterableDataset
-
-_IfExists = Literal["error", "open"]
 
 
 class FileSet:
@@ -90,7 +80,7 @@ class FileSet:
         seed: int = 0,
         shuffle_key: str | Sequence[str] | None = None,
         max_file_bytes: int = 32 * 2**20,
-        if_exists: _IfExists = "error",
+        if_exists: IfExists = "error",
         store_query: bool = True,
         storage_options: Mapping[str, Any] | None = None,
     ) -> FileSet:
@@ -121,98 +111,13 @@ class FileSet:
             ColumnError: `shuffle_key` is not unique.
             SpecError: Another argument is out of range.
         """
-        from fileset_integrations.engines import duckdb as engine
-
         _refuse_snowflake(sf_connection, connection_name)
         storage = open_storage(target_stage_loc, storage_options)
-        check_name(name)
-        if if_exists not in ("error", "open"):
-            raise SpecError(f"if_exists={if_exists!r}: pass 'error' or 'open'.")
-        seed, max_file_bytes = as_int(seed, "seed"), as_int(max_file_bytes, "max_file_bytes")
-        if not 0 <= seed <= MAX_SEED:
-            raise SpecError(f"seed={seed} lies outside [0, 2**63). Pass a non-negative 63-bit integer.")
-        if max_file_bytes < 1:
-            raise SpecError(f"max_file_bytes={max_file_bytes}: pass the size that files should have, in bytes.")
-        keys = () if shuffle_key is None else (shuffle_key,) if isinstance(shuffle_key, str) else tuple(shuffle_key)
-        if keys and not shuffle:
-            raise SpecError(f"shuffle_key={shuffle_key!r} is for shuffle=True. Pass both, or neither.")
-        connection = duckdb_connection if duckdb_connection is not None else engine.connect()
-        try:
-            parsed = engine.parse(query, connection)
-            wanted = Manifest(
-                snapshot_id=str(uuid.uuid4()),
-                files=file_table([]),
-                schema=pa.schema([]),
-                query=mask_secrets(parsed.text) if store_query else None,
-                query_sha256=hashlib.sha256(parsed.text.strip().encode()).hexdigest(),
-                engine=engine.NAME,
-                engine_version=engine.VERSION,
-                shuffle=bool(shuffle),
-                shuffle_key=keys,
-                seed=seed,
-                reproducible=bool(keys),
-                created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            )
-            with storage.making(name):
-                if storage.exists(name):
-                    return cls._existing(storage, name, wanted, if_exists)
-                staged = storage.stage(name)
-                try:
-                    schema, files = engine.write(
-                        parsed,
-                        staged,
-                        connection,
-                        shuffle=wanted.shuffle,
-                        seed=seed,
-                        shuffle_key=keys,
-                        max_file_bytes=max_file_bytes,
-                    )
-                    footers = read_footers(open_storage(staged), [str(staged / file.path) for file in files])
-                    prefix = storage.data_prefix(staged)
-                    manifest = replace(
-                        wanted,
-                        files=file_table([replace(file, path=prefix + file.path) for file in files]),
-                        schema=schema,
-                        null_counts=total_nulls(footers),
-                    )
-                    storage.publish(staged, name, [file.path for file in files], manifest.to_bytes())
-                except FileSetExistsError:
-                    if if_exists == "open":
-                        return cls._existing(storage, name, wanted, if_exists)
-                    raise
-                except OSError as error:
-                    if isinstance(error, FileSetError):
-                        raise
-                    raise FileSetLocationError(
-                        f"{storage.url(name)}: cannot be written ({error.strerror or error}). Pass a target_stage_loc "
-                        "with room in which you may write."
-                    ) from error
-                finally:
-                    shutil.rmtree(staged, ignore_errors=True)
-        finally:
-            if duckdb_connection is None:
-                connection.close()
+        recipe = Recipe.of(query, shuffle, seed, shuffle_key, max_file_bytes, store_query)
+        manifest = make_snapshot(storage, check_name(name), recipe, duckdb_connection, if_exists)
         made = cls.__new__(cls)
         made._set(storage, name, storage.url(name), manifest, managed=True)
         return made
-
-    @classmethod
-    def _existing(cls, storage: Storage, name: str, wanted: Manifest, if_exists: _IfExists) -> FileSet:
-        if if_exists == "error":
-            raise storage.taken(name)
-        root = storage.url(name)
-        found = Manifest.from_bytes(storage.read_manifest(name), root)
-        for fact, what in _IDENTITY.items():
-            theirs, ours = getattr(found, fact), getattr(wanted, fact)
-            if theirs != ours:
-                values = "" if fact == "query_sha256" else f" ({theirs!r} there, {ours!r} asked for)"
-                raise FileSetExistsError(
-                    f"{root} exists and was made with another {what}{values}. Choose another name, or remove it first "
-                    f"with FileSet(...).delete() or `fileset rm {root}`."
-                )
-        opened = cls.__new__(cls)
-        opened._set(storage, name, root, found, managed=True)
-        return opened
 
     @classmethod
     def from_parquet(
@@ -460,16 +365,6 @@ class FileSet:
         from fileset_integrations.tensorflow import to_tf_dataset
 
         return to_tf_dataset(self, batch_size=batch_size, shuffle=shuffle, drop_last_batch=drop_last_batch, **options)
-
-
-# What two FileSets must share for if_exists="open", and its name in the error.
-_IDENTITY = {
-    "query_sha256": "query",
-    "shuffle": "shuffle",
-    "seed": "seed",
-    "shuffle_key": "shuffle_key",
-    "engine": "engine",
-}
 
 
 def _refuse_snowflake(sf_connection: object | None, connection_name: str | None) -> None:

@@ -126,7 +126,7 @@ class FileSetLoader:
         Raises:
             StateMismatchError: The state belongs to another snapshot, seed, batch size or order.
         """
-        self._resume = self.reader.check_state(state)
+        self._resume = self.reader.resume(state)
 
 
 class FileSetDataModule(LightningDataModule):

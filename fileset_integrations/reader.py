@@ -220,8 +220,8 @@ class FileSetReader:
             "order": f"{ORDER}, dropping nulls of {self._decoder.dropping}" if self._decoder.dropping else ORDER,
         }
 
-    def check_state(self, state: Mapping[str, Any]) -> tuple[int, int]:
-        """Epoch and batches of a saved state.
+    def resume(self, state: Mapping[str, Any]) -> tuple[int, int]:
+        """Epoch and batches of a saved state. Streams that nobody named are taken over from it, for all that follows.
 
         Raises:
             StateMismatchError: It belongs to another snapshot, seed, batch size or order; names both values.
@@ -413,7 +413,7 @@ class BatchIterator(Iterator[Batch]):
         Raises:
             StateMismatchError: The state belongs to another snapshot, seed, batch size or order.
         """
-        epoch, index = self._reader.check_state(state)
+        epoch, index = self._reader.resume(state)
         self.close()
         self._epoch, self._index = epoch, index
         self._reset()

@@ -25,7 +25,7 @@ FRAMEWORKS = ("torch", "keras", "tensorflow", "lightning", "pytorch_lightning", 
 # Left to right: a module imports only modules to its left. A new module takes its place here.
 ORDER = (
     *("errors", "spec", "forks", "plan", "tensors", "decoder", "column_specs", "columns", "manifest", "storage"),
-    *("engines", "fileset", "fits", "blocks", "assembly", "reader", "mixing"),
+    *("engines", "making", "fileset", "fits", "blocks", "assembly", "reader", "mixing"),
     *("torch", "tensorflow", "lightning", "keras", "ray"),
     *("summary", "plots", "outcome", "models", "tasks", "schemas", "runs", "train", "cli"),
 )

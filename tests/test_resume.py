@@ -104,7 +104,7 @@ def test_streams_that_nobody_named_are_taken_from_the_state(fs):
     assert ids(iterator) == expected[1:]
     assert iterator.state_dict()["streams"] == 9
     with pytest.raises(StateMismatchError, match=r"streams=9.*streams=8"):
-        FileSetReader(fs, global_batch_size=12, shuffle=True, shard=Shard(0, 2)).check_state(three.state(2, 1))
+        FileSetReader(fs, global_batch_size=12, shuffle=True, shard=Shard(0, 2)).resume(three.state(2, 1))
 
 
 @pytest.mark.parametrize(

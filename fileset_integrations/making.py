@@ -1,0 +1,182 @@
+"""Making a snapshot: run a query, write its result, and put it under a name, all of it or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Literal
+
+import duckdb
+import pyarrow as pa
+
+from fileset_integrations.engines import duckdb as engine
+from fileset_integrations.errors import FileSetError, FileSetExistsError, FileSetLocationError, SpecError
+from fileset_integrations.manifest import Manifest, file_table, mask_secrets
+from fileset_integrations.spec import MAX_SEED, as_int
+from fileset_integrations.storage.directory import Storage, open_storage
+from fileset_integrations.storage.footers import read_footers, total_nulls
+
+IfExists = Literal["error", "open"]
+
+# What two FileSets must share for if_exists="open", and its name in the error.
+_IDENTITY = {
+    "query_sha256": "query",
+    "shuffle": "shuffle",
+    "seed": "seed",
+    "shuffle_key": "shuffle_key",
+    "engine": "engine",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a snapshot is made of; the arguments of `FileSet.make`, checked.
+
+    Attributes:
+        query: One SELECT.
+        shuffle: Shuffle the rows globally.
+        seed: Seed of that shuffle.
+        shuffle_key: Columns to shuffle by.
+        max_file_bytes: Target for the size of a file.
+        store_query: Keep the query's text.
+    """
+
+    query: str
+    shuffle: bool
+    seed: int
+    shuffle_key: tuple[str, ...]
+    max_file_bytes: int
+    store_query: bool
+
+    @classmethod
+    def of(
+        cls,
+        query: str,
+        shuffle: bool,
+        seed: int,
+        shuffle_key: str | Sequence[str] | None,
+        max_file_bytes: int,
+        store_query: bool,
+    ) -> Recipe:
+        """Check what the user passed.
+
+        Raises:
+            SpecError: An argument is out of range.
+        """
+        seed, max_file_bytes = as_int(seed, "seed"), as_int(max_file_bytes, "max_file_bytes")
+        if not 0 <= seed <= MAX_SEED:
+            raise SpecError(f"seed={seed} lies outside [0, 2**63). Pass a non-negative 63-bit integer.")
+        if max_file_bytes < 1:
+            raise SpecError(f"max_file_bytes={max_file_bytes}: pass the size that files should have, in bytes.")
+        keys = () if shuffle_key is None else (shuffle_key,) if isinstance(shuffle_key, str) else tuple(shuffle_key)
+        if keys and not shuffle:
+            raise SpecError(f"shuffle_key={shuffle_key!r} is for shuffle=True. Pass both, or neither.")
+        return cls(query, bool(shuffle), seed, keys, max_file_bytes, store_query)
+
+
+def make_snapshot(
+    storage: Storage, name: str, recipe: Recipe, connection: duckdb.DuckDBPyConnection | None, if_exists: IfExists
+) -> Manifest:
+    """Make a snapshot under a name, or find the one that stands there; its manifest.
+
+    Args:
+        storage: Where.
+        name: The name.
+        recipe: What it is made of.
+        connection: Runs the query; None: an empty in-memory database.
+        if_exists: "error", or "open": take what the same recipe made.
+
+    Raises:
+        The errors of `FileSet.make`.
+    """
+    if if_exists not in ("error", "open"):
+        raise SpecError(f"if_exists={if_exists!r}: pass 'error' or 'open'.")
+    used = engine.connect() if connection is None else connection
+    try:
+        parsed = engine.parse(recipe.query, used)
+        wanted = Manifest(
+            snapshot_id=str(uuid.uuid4()),
+            files=file_table([]),
+            schema=pa.schema([]),
+            query=mask_secrets(parsed.text) if recipe.store_query else None,
+            query_sha256=hashlib.sha256(parsed.text.strip().encode()).hexdigest(),
+            engine=engine.NAME,
+            engine_version=engine.VERSION,
+            shuffle=recipe.shuffle,
+            shuffle_key=recipe.shuffle_key,
+            seed=recipe.seed,
+            reproducible=bool(recipe.shuffle_key),
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        with storage.making(name):
+            if storage.exists(name):
+                return _existing(storage, name, wanted, if_exists)
+            try:
+                return _write(storage, name, parsed, wanted, used, recipe.max_file_bytes)
+            except FileSetExistsError:  # taken meanwhile by somebody who knows of no lock
+                if if_exists == "open":
+                    return _existing(storage, name, wanted, if_exists)
+                raise
+    finally:
+        if connection is None:
+            used.close()
+
+
+def _write(
+    storage: Storage,
+    name: str,
+    query: engine.Query,
+    wanted: Manifest,
+    connection: duckdb.DuckDBPyConnection,
+    max_file_bytes: int,
+) -> Manifest:
+    staged = storage.stage(name)
+    try:
+        schema, files = engine.write(
+            query,
+            staged,
+            connection,
+            shuffle=wanted.shuffle,
+            seed=wanted.seed,
+            shuffle_key=wanted.shuffle_key,
+            max_file_bytes=max_file_bytes,
+        )
+        footers = read_footers(open_storage(staged), [str(staged / file.path) for file in files])
+        prefix = storage.data_prefix(staged)
+        manifest = replace(
+            wanted,
+            files=file_table([replace(file, path=prefix + file.path) for file in files]),
+            schema=schema,
+            null_counts=total_nulls(footers),
+        )
+        storage.publish(staged, name, [file.path for file in files], manifest.to_bytes())
+        return manifest
+    except OSError as error:
+        if isinstance(error, FileSetError):
+            raise
+        raise FileSetLocationError(
+            f"{storage.url(name)}: cannot be written ({error.strerror or error}). Pass a target_stage_loc "
+            "with room in which you may write."
+        ) from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _existing(storage: Storage, name: str, wanted: Manifest, if_exists: IfExists) -> Manifest:
+    if if_exists == "error":
+        raise storage.taken(name)
+    root = storage.url(name)
+    found = Manifest.from_bytes(storage.read_manifest(name), root)
+    for fact, what in _IDENTITY.items():
+        theirs, ours = getattr(found, fact), getattr(wanted, fact)
+        if theirs != ours:
+            values = "" if fact == "query_sha256" else f" ({theirs!r} there, {ours!r} asked for)"
+            raise FileSetExistsError(
+                f"{root} exists and was made with another {what}{values}. Choose another name, or remove it first "
+                f"with FileSet(...).delete() or `fileset rm {root}`."
+            )
+    return found
