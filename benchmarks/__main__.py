@@ -1,104 +1,81 @@
-"""Rows a second on 20 float32 and one int64 column, every batch touched.
+"""Ours against peers, side by side, as ratios of speed.
 
-    python -m benchmarks --rows 400000 --files 8
+    make bench                                  # everything, the peers' environments included: some ten minutes
+    make bench ARGS=--quick                     # a small part on small data, without those environments
+    make bench ARGS="--only epochs memory"      # by name
 
-The candidates take turns, several times over; what is printed are medians, and their ratio to bare decoding with one
-thread. Only ratios of one run mean anything: the machine may be shared.
+Candidates run in processes of their own and take turns; what counts is the ratio within a round, for the machine may
+be shared. Results go to .cache/bench/results: results.json, results.md and results.png.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
+from benchmarks.driver import Driver
+from benchmarks.report import draw, render
+from benchmarks.scenarios import PROMISES, SCENARIOS, environments
+from benchmarks.workers import ROOT
 
-from fileset_integrations import Columns, FileSet, FileSetReader
-
-COLUMNS = Columns({"x": [f"f{place}" for place in range(20)]}, label="label")
+_QUICK = ("epochs", "random", "first-batch", "plan", "memory", "profile")
+_QUICK_SCALE, _QUICK_REPEATS, _QUICK_SECONDS = 0.1, 3, 1.0
 
 
-def make_data(folder: Path, rows: int, files: int) -> FileSet:
-    """Data A: 20 float32 columns and an int64 one."""
-    floats = ", ".join(f"(hash(i * 20 + {place}) % 1000003 / 1e6)::FLOAT AS f{place}" for place in range(20))
-    query = f"SELECT {floats}, (i % 10)::BIGINT AS label FROM range({rows * files}) t(i)"
-    # Some 85 bytes a row: files of `rows` rows each.
-    return FileSet.make(target_stage_loc=folder, name="a", query=query, max_file_bytes=rows * 84)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, write."""
+    names = [*(scenario.key for scenario in SCENARIOS), *PROMISES]
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="a small part, on a tenth of the data, without peers")
+    parser.add_argument("--scale", type=float, help="multiplies the rows of every file (default 1)")
+    parser.add_argument("--repeats", type=int, help="rounds (default 5)")
+    parser.add_argument("--seconds", type=float, help="cuts an epoch off after so long (default 3)")
+    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=f"of: {', '.join(names)}")
+    parser.add_argument("--no-peers", action="store_true", help="leave out peers with environments of their own")
+    parser.add_argument("--prepare", action="store_true", help="make environments and data, measure nothing")
+    parser.add_argument("--render", type=Path, metavar="JSON", help="write tables and picture of an earlier run")
+    parser.add_argument("--output", type=Path, default=ROOT / ".cache/bench/results", help="folder for results")
+    args = parser.parse_args(arguments)
+    if args.render:
+        _write(json.loads(args.render.read_text()), args.output)
+        return
+    quick = args.quick
+    driver = Driver(
+        ROOT / ".cache/bench",
+        scale=args.scale or (_QUICK_SCALE if quick else 1.0),
+        repeats=args.repeats or (_QUICK_REPEATS if quick else 5),
+        seconds=args.seconds or (_QUICK_SECONDS if quick else 3.0),
+        with_peers=not (quick or args.no_peers),
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    chosen = args.only or (_QUICK if quick else names)
+    scenarios = [scenario for scenario in SCENARIOS if scenario.key in chosen]
+    promises = [name for name in PROMISES if name in chosen]
+    data = {scenario.data for scenario in scenarios} | {PROMISES[name][1] for name in promises}
+    driver.prepare(environments([key for scenario in scenarios for key in scenario.candidates]), sorted(data))
+    if args.prepare:
+        return
+    for name in promises:
+        driver.promise(name)
+    for scenario in scenarios:
+        driver.measure(scenario)
+    _write(asdict(driver.finish()), args.output)
 
 
-def decode_only(fs: FileSet) -> Callable[[], int]:
-    """Every file by `pq.read_table`: the limit that no loader of Parquet passes."""
-    return lambda: sum(pq.read_table(path, use_threads=False).num_rows for path in fs.files())
-
-
-def ours(reader: FileSetReader) -> Callable[[], int]:
-    """One epoch after another of a reader."""
-    epochs: Iterator[int] = iter(range(1_000_000))
-
-    def epoch() -> int:
-        rows = 0
-        for batch in reader.iter_batches(next(epochs)):
-            rows += len(batch["label"])
-            _ = batch["x"][0, 0]
-        return rows
-
-    return epoch
-
-
-def tensor_dataset(fs: FileSet, batch_size: int) -> Callable[[], int]:
-    """PyTorch's own DataLoader over tensors in memory, shuffled, whole batches by index."""
-    import torch
-    from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
-
-    table = fs.to_arrow()
-    x = torch.stack([torch.from_numpy(table[f"f{place}"].to_numpy()) for place in range(20)], 1)
-    data = TensorDataset(x, torch.from_numpy(table["label"].to_numpy()))
-    sampler = BatchSampler(RandomSampler(data), batch_size, drop_last=True)
-    loader: DataLoader[Any] = DataLoader(data, sampler=sampler, batch_size=None)
-    return lambda: sum(len(label) for _, label in loader)
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rows", type=int, default=400_000, help="rows per file")
-    parser.add_argument("--files", type=int, default=8)
-    parser.add_argument("--batch-size", type=int, default=1024)
-    parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        fs = make_data(Path(folder), args.rows, args.files)
-        common: dict[str, Any] = {"columns": COLUMNS, "batch_size": args.batch_size, "shuffle": True}
-        candidates = {
-            "pq.read_table, one thread": decode_only(fs),
-            "reader, streamed": ours(FileSetReader(fs, blocks="stream", **common)),
-            "reader, kept in memory": ours(FileSetReader(fs, blocks="memory", **common)),
-            "torch DataLoader(TensorDataset)": tensor_dataset(fs, args.batch_size),
-        }
-        speeds: dict[str, list[float]] = {name: [] for name in candidates}
-        for epoch in candidates.values():
-            epoch()  # fills page cache and kept blocks
-        for _ in track(range(args.repeats), "measuring", console=Console(stderr=True)):
-            for name, epoch in candidates.items():
-                began = time.perf_counter()
-                rows = epoch()
-                speeds[name].append(rows / (time.perf_counter() - began))
-    limit = statistics.median(speeds["pq.read_table, one thread"])
-    title = f"{fs.num_rows} rows, batch {args.batch_size}"
-    table = Table("", "million rows/s", "of bare decoding", "spread", title=title)
-    for name, measured in speeds.items():
-        median = statistics.median(measured)
-        spread = f"{min(measured) / median:.2f} to {max(measured) / median:.2f}"
-        table.add_row(name, f"{median / 1e6:.2f}", f"{median / limit:.2f} x", spread)
-    Console().print(table)
+def _write(results: dict[str, object], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(results, indent=1))
+    text = render(results)
+    (folder / "results.md").write_text(text)
+    draw(results, folder / "results.png")
+    print(text)
+    print(f"Written to {folder}", file=sys.stderr)
 
 
 if __name__ == "__main__":

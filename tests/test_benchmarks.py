@@ -89,7 +89,16 @@ def test_an_epoch_is_cut_off_when_its_time_is_up(folder, tmp_path):
 
     _, answer = serve(data, tmp_path, "benchmarks.ours", "stream", {"do": "epoch", "fresh": True, "seconds": 0})
 
-    assert (answer["batches"], answer["complete"]) == (1, False)
+    assert (answer["batches"], answer["first_rows"], answer["complete"]) == (2, BATCH, False)
+
+
+def test_an_epoch_that_was_cut_off_counts_the_time_to_its_first_batch_once():
+    cut = {"rows": 30, "first_rows": 10, "data_rows": 100, "wall_s": 5.0, "first_s": 3.0, "cpu_s": 1.0}
+
+    whole = report._whole(cut | {"complete": False})
+
+    assert (whole["rows"], whole["wall_s"]) == (100, 12.0)  # 3 s, and 90 rows at 10 a second
+    assert report._whole(cut | {"complete": True})["wall_s"] == 5.0
 
 
 @pytest.mark.parametrize("name", PROMISES)
@@ -142,7 +151,14 @@ def test_candidates_take_turns_in_processes_and_peers_without_an_environment_are
 def test_ratios_are_taken_round_by_round(tmp_path):
     def epoch(candidate: str, phase: str, number: int, speed: float) -> dict:
         about = {"scenario": "epochs", "candidate": candidate, "phase": phase, "round": number}
-        return about | {"rows": int(speed), "wall_s": 1.0, "cpu_s": 1.0, "first_s": 0.1, "anon": 2**20}
+        return about | {
+            "rows": int(speed),
+            "wall_s": 1.0,
+            "cpu_s": 1.0,
+            "first_s": 0.1,
+            "anon": 2**20,
+            "complete": True,
+        }
 
     # The machine is half as fast in the second round; the ratio stays.
     epochs = [epoch("sf", "first", number, 1e6 / (number + 1)) for number in range(3)]
