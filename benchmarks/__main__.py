@@ -61,10 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     driver.prepare(environments([key for scenario in scenarios for key in scenario.candidates]), sorted(data))
     if args.prepare:
         return
-    for name in promises:
-        driver.promise(name)
-    for scenario in scenarios:
-        driver.measure(scenario)
+    try:
+        for name in promises:
+            driver.promise(name)
+        for scenario in scenarios:
+            driver.measure(scenario)
+    except KeyboardInterrupt:
+        print("Interrupted: writing what there is.", file=sys.stderr)
     _write(asdict(driver.finish()), args.output)
 
 
