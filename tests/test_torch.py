@@ -396,7 +396,7 @@ def test_an_environment_that_is_no_rank_is_refused(rank, world_size, fs, monkeyp
 # --- processes -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(count(120, 1200))
 @pytest.mark.parametrize("blocks", ["stream", "memory", "disk"])
 def test_forking_while_threads_read_does_not_hang(blocks, tmp_path):
     fs = numbered(tmp_path, (100,) * 8)
