@@ -1,7 +1,7 @@
 """What a snapshot consists of, its identity, and its one-file form.
 
 The manifest is a Parquet file: its rows are the file table, its footer holds the rest as JSON. A table of 1,000,000
-files opens in well under a second that way, where a JSON text of them does not, and any Parquet tool can look inside.
+files opens in about a second that way (0.7 to 1.0 s on two shared cores), and any Parquet tool can look inside.
 A digest over both parts shows when one was altered.
 """
 
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -170,7 +171,9 @@ class Manifest:
             raise FileSetCorruptError(
                 f"{where}: the manifest cannot be read ({error}). Make the FileSet again, or copy it again."
             ) from error
-        bad = next((path for path in manifest.paths if not is_plain_relative(path)), None)
+        # Arrow looks at all paths at once and leaves the suspicious few: path by path took a second for 1,000,000.
+        suspects = files["path"].filter(pc.match_substring_regex(files["path"], _SUSPECT_PATH)).to_pylist()
+        bad = next((path for path in suspects if not is_plain_relative(path)), None)
         if bad is not None:
             raise FileSetCorruptError(
                 f"{where}: the manifest lists {bad!r}, which is not a plain path below the FileSet's own directory. "
@@ -222,6 +225,11 @@ def _digest(files: pa.Table, text: bytes) -> str:
             stream.write_batch(pa.record_batch([pa.concat_arrays([flat])], names=["c"]))
         digest.update(sink.getvalue())
     return digest.hexdigest()
+
+
+# Matches at least every path that `is_plain_relative` refuses: a backslash, a colon in the first part, or a part that
+# is empty, "." or "..".
+_SUSPECT_PATH = r"\\|^[^/]*:|(^|/)\.{0,2}(/|$)"
 
 
 def is_plain_relative(path: str) -> bool:

@@ -1,10 +1,12 @@
 """The manifest: what it keeps, that it cannot be altered unseen, and that no secret gets into it."""
 
 import io
+import itertools
 import pickle
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -273,3 +275,12 @@ def test_secrets_in_a_query_are_masked(query):
 )
 def test_a_query_without_secrets_stays_as_it_is(query):
     assert mask_secrets(query) == query
+
+
+def test_every_path_that_is_refused_is_among_those_that_arrow_suspects():
+    paths = ["".join(letters) for size in range(6) for letters in itertools.product("a./\\:\n", repeat=size)]
+
+    suspected = pc.match_substring_regex(pa.array(paths), manifest_module._SUSPECT_PATH).to_pylist()
+
+    missed = [path for path, found in zip(paths, suspected, strict=True) if not found and not is_plain_relative(path)]
+    assert missed == []
