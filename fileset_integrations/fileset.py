@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -252,6 +253,25 @@ class FileSet:
         Raises:
             FileSetCorruptError: The file is missing or cannot be decoded; names it.
         """
+        with self._opened(file, columns, dictionaries) as parquet:
+            if row_groups is None:
+                return parquet.read(columns=list(columns), use_threads=False)
+            return parquet.read_row_groups(list(row_groups), columns=list(columns), use_threads=False)
+
+    def iter_file(
+        self,
+        file: int,
+        columns: Sequence[str],
+        row_groups: Sequence[int] | None = None,
+        dictionaries: Sequence[str] = (),
+        max_rows: int = 65_536,
+    ) -> Iterator[pa.RecordBatch]:
+        """As `read_file`, in batches of at most `max_rows` rows: of the file, no more than these is in memory."""
+        with self._opened(file, columns, dictionaries) as parquet:
+            yield from parquet.iter_batches(max_rows, row_groups, list(columns), use_threads=False)
+
+    @contextmanager
+    def _opened(self, file: int, columns: Sequence[str], dictionaries: Sequence[str]) -> Iterator[pq.ParquetFile]:
         manifest = self._checked()
         path = f"{self._root}/{manifest.files['path'][file]}"
         try:
@@ -267,9 +287,7 @@ class FileSet:
                     if name not in dictionaries
                 ):
                     raise OSError("it has another schema than was written")
-                if row_groups is None:
-                    return parquet.read(columns=list(columns), use_threads=False)
-                return parquet.read_row_groups(list(row_groups), columns=list(columns), use_threads=False)
+                yield parquet
         except (pa.ArrowException, OSError) as error:
             raise FileSetCorruptError(
                 f"{path}: cannot be read ({error}). verify() says what is wrong with which file; make or copy the "

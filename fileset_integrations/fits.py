@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from zipfile import BadZipFile
@@ -111,14 +112,21 @@ def _mask(decoder: Decoder, fs: FileSet, blocks: BlockTable, block: int, columns
     return decoder.kept_rows(read_block(fs, blocks, block, columns))
 
 
-def read_block(
-    fs: FileSet, blocks: BlockTable, block: int, columns: list[str], dictionaries: list[str] | None = None
-) -> pa.Table:
+def read_block(fs: FileSet, blocks: BlockTable, block: int, columns: list[str]) -> pa.Table:
     """Columns of one block as they stand in its file."""
-    groups = int(blocks.num_groups[block])
-    first = int(blocks.first_group[block])
-    row_groups = None if groups < 0 else range(first, first + groups)
-    return fs.read_file(int(blocks.file[block]), columns, row_groups, dictionaries or ())
+    return fs.read_file(int(blocks.file[block]), columns, _row_groups(blocks, block))
+
+
+def iter_block(
+    fs: FileSet, blocks: BlockTable, block: int, columns: list[str], dictionaries: list[str], max_rows: int
+) -> Iterator[pa.RecordBatch]:
+    """The same in batches of at most so many rows, strings of `dictionaries` as dictionaries."""
+    return fs.iter_file(int(blocks.file[block]), columns, _row_groups(blocks, block), dictionaries, max_rows)
+
+
+def _row_groups(blocks: BlockTable, block: int) -> range | None:
+    first, groups = int(blocks.first_group[block]), int(blocks.num_groups[block])
+    return None if groups < 0 else range(first, first + groups)
 
 
 def _remembered(what: str, fs: FileSet, spec: str, cache_dir: str | os.PathLike[str] | None) -> Path:

@@ -30,20 +30,20 @@ from numpy.typing import NDArray
 from fileset_integrations.errors import FileSetError, SpecError
 from fileset_integrations.spec import BatchSpec, Shard, ShuffleSpec, ceil_div
 
-ORDER = "spans-1"  # the name of this arithmetic in saved states: change it whenever any row moves
+ORDER = "spans-2"  # the name of this arithmetic in saved states: change it whenever any row moves
 BLOCK_ROWS = 524_288  # above this many rows a file is cut into blocks of consecutive row groups
 
 # First elements of the spawn keys: what a random stream is for. The rest of a key is (epoch,), (epoch, block) or
 # (epoch, batch).
 _BLOCK_ORDER, _ROW_ORDER, _TRANSFORM = 0, 1, 2
 
-_GENERATOR_CHECK = (1, 9, 8, 15, 2, 3, 5, 13, 12, 4, 0, 14, 7, 10, 6, 11)
+_GENERATOR_CHECK = (9, 4, 11, 2, 15, 14, 0, 6, 1, 7, 5, 3, 13, 12, 10, 8)
 
 
 def _generator(seed: int, *key: int) -> np.random.Generator:
     # default_rng((seed, epoch)) pads with zeros, so it equals default_rng((seed, epoch, 0)). spawn_key keeps keys of
-    # different lengths apart. PCG64 is named, since default_rng may pick another bit generator some day.
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
+    # different lengths apart. SFC64, since it draws permutations in little more than half the time of PCG64.
+    return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=key)))
 
 
 @cache

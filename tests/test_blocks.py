@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fileset_integrations import FileSet, FileSetReader
+from fileset_integrations import Columns, FileSet, FileSetReader
+from fileset_integrations.columns import Category
 from fileset_integrations.errors import FileSetLocationError, SpecError
 from tests.support.data import fileset_of, numbered
 
@@ -22,14 +23,14 @@ MODES = ["stream", "memory", "disk"]
 def reads(monkeypatch):
     """How often each file is read, by its index."""
     counter: Counter[int] = Counter()
-    lock, read_file = threading.Lock(), FileSet.read_file
+    lock, iter_file = threading.Lock(), FileSet.iter_file
 
     def counted(self, file, *args, **kwargs):
         with lock:
             counter[file] += 1
-        return read_file(self, file, *args, **kwargs)
+        return iter_file(self, file, *args, **kwargs)
 
-    monkeypatch.setattr(FileSet, "read_file", counted)
+    monkeypatch.setattr(FileSet, "iter_file", counted)
     return counter
 
 
@@ -49,6 +50,34 @@ def test_a_file_is_decoded_once_an_epoch_or_once_at_all(tmp_path, reads, blocks,
         assert sorted(ids(reader.iter_batches(epoch))) == list(range(60))
 
     assert reads == dict.fromkeys(range(6), epochs)
+
+
+@pytest.mark.parametrize("blocks", MODES)
+@pytest.mark.parametrize("run_rows", [1, 7, 40])
+def test_a_block_that_is_decoded_in_runs_is_the_same(tmp_path, monkeypatch, blocks, run_rows):
+    table = pa.table(
+        {
+            "id": pa.array(range(40)),
+            "x": pa.array([None if row % 3 == 0 else row / 2 for row in range(40)]),
+            "name": pa.array([None if row % 5 == 0 else f"name {row % 4}" for row in range(40)]),
+            "text": pa.array([f"text {row}" for row in range(40)]),
+        }
+    )
+    fs = fileset_of(tmp_path / "data", table, table.slice(0, 0), table.slice(0, 13))
+    columns = Columns({"id": "id", "x": ["x", "id"], "name": Category("name")}, nulls={"x": "drop"})
+    options = {"shuffle": True, "drop_last_batch": False, "streams": 2}
+    wanted = list(a_reader(fs, tmp_path, columns=columns, blocks="memory", **options))
+    texts = list(a_reader(fs, tmp_path, blocks="memory", **options))
+    monkeypatch.setattr("fileset_integrations.blocks.RUN_ROWS", run_rows)
+
+    found = list(a_reader(fs, tmp_path, columns=columns, blocks=blocks, **options))
+
+    assert [batch.keys() for batch in found] == [batch.keys() for batch in wanted]
+    for one, other in zip(found, wanted, strict=True):
+        assert all(np.array_equal(one[name], other[name]) for name in other)
+    without_columns = list(a_reader(fs, tmp_path, blocks=blocks, **options))
+    assert [batch["text"] for batch in without_columns] == [batch["text"] for batch in texts]
+    assert [batch["name"] for batch in without_columns] == [batch["name"] for batch in texts]
 
 
 @pytest.mark.parametrize("blocks", MODES)
@@ -85,14 +114,14 @@ def _read_all(reader, results):
 def test_processes_that_want_the_same_blocks_decode_each_once(tmp_path, monkeypatch):
     reader = a_reader(numbered(tmp_path / "data", [50] * 8), tmp_path, blocks="disk")
     context = multiprocessing.get_context("fork")
-    decoded, read_file = context.Value("i", 0), FileSet.read_file
+    decoded, iter_file = context.Value("i", 0), FileSet.iter_file
 
     def counted(self, file, *args, **kwargs):
         with decoded:
             decoded.value += 1
-        return read_file(self, file, *args, **kwargs)
+        return iter_file(self, file, *args, **kwargs)
 
-    monkeypatch.setattr(FileSet, "read_file", counted)
+    monkeypatch.setattr(FileSet, "iter_file", counted)
     results = context.SimpleQueue()
     processes = [context.Process(target=_read_all, args=(reader, results)) for _ in range(4)]
     for process in processes:

@@ -54,7 +54,7 @@ def test_the_report_says_what_iteration_holds_and_decodes(sixty_files, monkeypat
     reader = FileSetReader(sixty_files, batch_size=100, blocks="stream", shuffle=True, streams=7)
     found = shuffle_report(reader)
     decoded = []
-    monkeypatch.setattr(FileSet, "read_file", _recording(FileSet.read_file, decoded))
+    monkeypatch.setattr(FileSet, "iter_file", _recording(FileSet.iter_file, decoded))
 
     for _ in reader.iter_batches():
         pass
@@ -65,16 +65,16 @@ def test_the_report_says_what_iteration_holds_and_decodes(sixty_files, monkeypat
 
 
 def _recording(read, decoded):
-    def read_file(self, file, *arguments):
+    def iter_file(self, file, *arguments):
         decoded.append(file)
         return read(self, file, *arguments)
 
-    return read_file
+    return iter_file
 
 
 def test_nothing_is_read(sixty_files, monkeypatch):
     reader = FileSetReader(sixty_files, batch_size=100, blocks="stream", shuffle=True)
-    monkeypatch.setattr(FileSet, "read_file", None)
+    monkeypatch.setattr(FileSet, "iter_file", None)
 
     assert shuffle_report(reader).batches > 0
 

@@ -115,7 +115,7 @@ def test_streams_that_nobody_named_are_taken_from_the_state(fs):
         ({"streams": 4}, "streams=2, this reader has streams=4"),
         ({"shuffle": False}, "streams=2, this reader has streams=1|shuffle=True, this reader has shuffle=False"),
         ({"drop_last_batch": False}, "drop_last_batch=True, this reader has drop_last_batch=False"),
-        ({"columns": Columns({"id": "id"}, nulls="drop")}, "order='spans-1', this reader has order="),
+        ({"columns": Columns({"id": "id"}, nulls="drop")}, "order='spans-2', this reader has order="),
     ],
 )
 def test_a_state_of_another_order_is_refused_with_both_values(fs, change, named):

@@ -24,8 +24,8 @@ GOLDEN_ARGUMENTS = {
 
 # GOLDEN_BATCHES[epoch]: column "id" of each batch. With drop_last_batch=True the last, short one is left out.
 GOLDEN_BATCHES = (
-    [[3, 16, 1, 14], [0, 11, 6, 8], [4, 7, 5, 17], [2, 19, 9, 20], [15, 22, 10, 21], [13, 18, 12]],
-    [[10, 3, 15, 0], [13, 1, 16, 5], [12, 18, 11, 22], [8, 17, 9, 21], [14, 19, 6, 20], [2, 7, 4]],
+    [[1, 16, 2, 15], [4, 13, 6, 12], [5, 14, 0, 20], [3, 18, 7, 19], [11, 21, 8, 22], [10, 17, 9]],
+    [[2, 19, 1, 16], [6, 8, 4, 15], [0, 11, 5, 14], [3, 10, 17, 12], [18, 13, 21, 9], [20, 7, 22]],
 )
 GOLDEN_FULL_BATCHES = tuple(epoch[:-1] for epoch in GOLDEN_BATCHES)
 # GOLDEN_IDS[epoch]: the same in one list.

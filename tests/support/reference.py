@@ -9,7 +9,7 @@ import numpy as np
 
 def permutation(seed: int, *key: int, size: int) -> list[int]:
     """A permutation of [0, size) from the random stream of `key`."""
-    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
+    generator = np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=key)))
     return generator.permutation(size).tolist()
 
 
