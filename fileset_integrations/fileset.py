@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -22,6 +24,7 @@ from fileset_integrations.errors import (
 from fileset_integrations.making import IfExists, Recipe, make_snapshot
 from fileset_integrations.manifest import Manifest
 from fileset_integrations.spec import as_int
+from fileset_integrations.splits import Selection, Share, Split
 from fileset_integrations.storage.directory import Storage, check_name, open_storage
 from fileset_integrations.storage.foreign import describe_directory
 from fileset_integrations.storage.verification import find_problems
@@ -177,7 +180,17 @@ class FileSet:
     @property
     def num_rows(self) -> int:
         """Rows of all files together."""
-        return self._checked().num_rows
+        return self._checked().num_rows if self.selection is None else int(self.selection.rows.sum())
+
+    @property
+    def null_counts(self) -> Mapping[str, int]:
+        """Column name -> nulls in it; absent where they have not been counted."""
+        return self._checked().null_counts
+
+    @property
+    def selection(self) -> Selection | None:
+        """Which rows of its files it holds; None: all, as of any FileSet that is not a view."""
+        return None
 
     def files(self) -> list[str]:
         """Absolute path or URL of every file, in the snapshot's order."""
@@ -225,10 +238,10 @@ class FileSet:
         wanted_schema = pa.schema([schema.field(name) for name in names])
         wanted = self.num_rows if limit is None else max(as_int(limit, "limit"), 0)
         tables: list[pa.Table] = []
-        for file in range(self._manifest.files.num_rows):
+        for file in self._files_to_read():
             if wanted <= 0:
                 break
-            columns = self.read_file(file, names).slice(0, wanted).select(names).columns
+            columns = self._read_selected(file, names).slice(0, wanted).select(names).columns
             tables.append(pa.Table.from_arrays(columns, schema=wanted_schema))
             wanted -= tables[-1].num_rows
         if not tables:
@@ -242,7 +255,7 @@ class FileSet:
         row_groups: Sequence[int] | None = None,
         dictionaries: Sequence[str] = (),
     ) -> pa.Table:
-        """Columns of one file, on one thread; only these columns are read.
+        """Columns of one file, on one thread; only these columns are read. All rows, of a view too.
 
         Args:
             file: Index of the file.
@@ -296,17 +309,51 @@ class FileSet:
 
     def scan(self, columns: Sequence[str], dictionaries: Sequence[str] = ()) -> Iterator[pa.Table]:
         """Columns of every file, in order, a few files read ahead by threads."""
+        files = self._files_to_read()
         threads = min(os.cpu_count() or 1, 8)
         with ThreadPoolExecutor(threads, thread_name_prefix="fileset-scan") as pool:
-            ahead = [
-                pool.submit(self.read_file, file, columns, None, dictionaries)
-                for file in range(min(threads + 1, self._manifest.files.num_rows))
-            ]
-            for file in range(self._manifest.files.num_rows):
-                yield ahead.pop(0).result()
-                following = file + threads + 1
-                if following < self._manifest.files.num_rows:
-                    ahead.append(pool.submit(self.read_file, following, columns, None, dictionaries))
+            ahead = deque(
+                pool.submit(self._read_selected, file, columns, dictionaries) for file in files[: threads + 1]
+            )
+            for following in range(threads + 1, threads + 1 + len(files)):
+                yield ahead.popleft().result()
+                if following < len(files):
+                    ahead.append(pool.submit(self._read_selected, files[following], columns, dictionaries))
+
+    def _files_to_read(self) -> Sequence[int]:
+        files = range(self._checked().files.num_rows)
+        return files if self.selection is None else np.flatnonzero(self.selection.rows).tolist()
+
+    def _read_selected(self, file: int, columns: Sequence[str], dictionaries: Sequence[str] = ()) -> pa.Table:
+        table = self.read_file(file, columns, None, dictionaries)
+        mask = None if self.selection is None else self.selection.mask(file)
+        return table if mask is None else table.filter(pa.array(mask))
+
+    def split(self, *, seed: int = 0, **shares: Share) -> dict[str, FileSet]:
+        """Share the rows out among parts, at random and evenly over the files; nothing is read or written.
+
+        A part is a view: it is taken wherever a FileSet is, and has its rows in the order of the files. The same
+        snapshot, shares and seed give the same parts on every machine. Parts by time or by group belong in the SQL: one
+        FileSet each.
+
+        Args:
+            seed: Seed of the draw.
+            **shares: Name of each part and its share of the rows, such as train=0.8, val=0.2. Shares are exact
+                (decimals as they are written; or a `Fraction`, or a string such as "1/3") and sum to 1. Each part
+                holds its share of what the parts before it leave, rounded down: with one cut, at q, a file of n rows
+                with c rows before it gives floor(q * (c + n)) - floor(q * c) rows to the first part.
+
+        Returns:
+            The parts by name.
+
+        Raises:
+            SpecError: The shares are not positive numbers that sum to 1, or the seed is out of range.
+        """
+        from fileset_integrations.views import Part
+
+        self._checked()
+        split = Split.of(shares, seed)
+        return {name: Part(self, split, name) for name, _ in split.shares}
 
     def verify(self) -> None:
         """Compare every file with the manifest: size, sha256 where known, footer.

@@ -23,6 +23,7 @@ from fileset_integrations.columns import Columns, Decoder, FittedColumns
 from fileset_integrations.errors import ColumnError, NullValueError
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.plan import BlockTable
+from fileset_integrations.splits import Selection
 from fileset_integrations.storage.cache import cache_root, write_atomically
 from fileset_integrations.tensors import rows_with_nulls
 
@@ -50,7 +51,7 @@ def check_nulls(decoder: Decoder, fs: FileSet) -> None:
     Raises:
         NullValueError: Names the column, its type and how many nulls it has.
     """
-    known = fs.manifest.null_counts
+    known = fs.null_counts
     unknown = [name for name in decoder.no_nulls if name not in known]
     counts = {name: known[name] for name in decoder.no_nulls if name in known} | dict.fromkeys(unknown, 0)
     if unknown:
@@ -67,49 +68,81 @@ def check_nulls(decoder: Decoder, fs: FileSet) -> None:
 
 
 class KeptRows:
-    """Which rows of each block remain under the null policy "drop".
+    """Which rows of each block remain: those that a view holds, less those that the null policy "drop" leaves out.
+
+    Args:
+        blocks: The blocks.
+        selection: Rows that the view holds; None: all.
+        masks: Block -> bits of the rows that remain, for the blocks that lose rows to the null policy.
 
     Attributes:
         rows: Rows that remain in each block, shape (blocks,).
     """
 
-    def __init__(self, blocks: BlockTable, masks: dict[int, NDArray[np.uint8]]) -> None:
-        self._blocks, self._masks = blocks, masks  # bits, for blocks that lose rows
-        self.rows = blocks.rows.copy()
+    def __init__(self, blocks: BlockTable, selection: Selection | None, masks: dict[int, NDArray[np.uint8]]) -> None:
+        self._blocks, self._selection, self._masks = blocks, selection, masks
+        self.rows = _selected_rows(blocks, selection)
         for block in masks:
             self.rows[block] = np.bitwise_count(masks[block]).sum()  # the bits beyond the rows are 0
 
     def mask(self, block: int) -> NDArray[np.bool_] | None:
         """Which rows of a block remain, shape (rows,); None: all."""
         if block not in self._masks:
-            return None
+            return _selected(self._blocks, self._selection, block)
         return np.unpackbits(self._masks[block], count=int(self._blocks.rows[block])).astype(np.bool_)
 
 
 def kept_rows(decoder: Decoder, fs: FileSet, blocks: BlockTable, cache_dir: str | os.PathLike[str] | None) -> KeptRows:
-    """Find the rows that the null policy "drop" leaves, in one pass over its columns, or from the cache directory."""
-    known = fs.manifest.null_counts
+    """Find the rows that remain, in one pass over the columns whose nulls drop rows, or from the cache directory."""
+    known, selection = fs.null_counts, fs.selection
     dropping = [name for name in decoder.dropping if known.get(name, 1)]
     if not dropping or not len(blocks):
-        return KeptRows(blocks, {})
+        return KeptRows(blocks, selection, {})
     path = _remembered("kept", fs, json.dumps(sorted(dropping)), cache_dir).with_suffix(".npz")
     if path.exists():
         try:
             with np.load(path, allow_pickle=False) as saved:
-                return KeptRows(blocks, {int(name): saved[name] for name in saved.files})
+                return KeptRows(blocks, selection, {int(name): saved[name] for name in saved.files})
         except (ValueError, OSError, EOFError, BadZipFile):
             path.unlink(missing_ok=True)  # torn by a crash of the machine: find them again
+
+    def remaining(block: int) -> NDArray[np.uint8] | None:
+        """Bits of the rows that remain; None where no row is lost to a null."""
+        selected = _selected(blocks, selection, block)
+        if selected is not None and not selected.any():
+            return None
+        kept = decoder.kept_rows(read_block(fs, blocks, block, dropping))
+        if selected is None:
+            return None if kept.all() else np.packbits(kept)
+        return None if kept[selected].all() else np.packbits(kept & selected)
+
     with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="fileset-nulls") as pool:
-        found = pool.map(lambda block: _mask(decoder, fs, blocks, block, dropping), range(len(blocks)))
-        masks = {block: np.packbits(mask) for block, mask in enumerate(found) if not mask.all()}
+        found = pool.map(remaining, range(len(blocks)))
+        masks = {block: bits for block, bits in enumerate(found) if bits is not None}
     sink = io.BytesIO()
     np.savez_compressed(sink, allow_pickle=False, **{str(block): bits for block, bits in masks.items()})
     write_atomically(path, sink.getvalue())
-    return KeptRows(blocks, masks)
+    return KeptRows(blocks, selection, masks)
 
 
-def _mask(decoder: Decoder, fs: FileSet, blocks: BlockTable, block: int, columns: list[str]) -> NDArray[np.bool_]:
-    return decoder.kept_rows(read_block(fs, blocks, block, columns))
+def _selected_rows(blocks: BlockTable, selection: Selection | None) -> NDArray[np.int64]:
+    """Rows of each block that a view holds, shape (blocks,)."""
+    if selection is None:
+        return blocks.rows.copy()
+    rows: NDArray[np.int64] = selection.rows[blocks.file]
+    for block in np.flatnonzero(blocks.num_groups >= 0).tolist():  # a block that is a part of its file
+        mask = _selected(blocks, selection, block)
+        rows[block] = blocks.rows[block] if mask is None else np.count_nonzero(mask)
+    return rows
+
+
+def _selected(blocks: BlockTable, selection: Selection | None, block: int) -> NDArray[np.bool_] | None:
+    """Which rows of a block a view holds, shape (rows,); None: all."""
+    mask = None if selection is None else selection.mask(int(blocks.file[block]))
+    if mask is None:
+        return None
+    first = int(blocks.first_row[block])
+    return mask[first : first + int(blocks.rows[block])]
 
 
 def read_block(fs: FileSet, blocks: BlockTable, block: int, columns: list[str]) -> pa.Table:

@@ -8,9 +8,9 @@ from typing import Any
 
 from fileset_integrations.columns import Columns, FittedColumns
 from fileset_integrations.errors import MissingDependencyError, SpecError
-from fileset_integrations.fileset import FileSet
 from fileset_integrations.reader import BlockMode, FileSetReader, Transform
 from fileset_integrations.spec import Shard, as_int
+from fileset_integrations.views import FileSetLike
 
 try:
     import keras
@@ -31,7 +31,7 @@ class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
     `fit`: Keras tells a dataset its epoch in no other way, and without it the order of rows repeats.
 
     Args:
-        fs: The FileSet.
+        fs: The FileSet, or what else `FileSetReader` takes.
         columns: Which columns become which arrays; unfitted ones are fitted on `fs`. For validation pass the training
             dataset's `columns`.
         batch_size: Rows per batch of this rank.
@@ -58,7 +58,7 @@ class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
 
     def __init__(
         self,
-        fs: FileSet,
+        fs: FileSetLike,
         *,
         columns: Columns | FittedColumns | None = None,
         batch_size: int | None = None,

@@ -8,7 +8,7 @@ whose iteration begins at the first `next` and reads the trainer's epoch there (
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 from fileset_integrations.assembly import Batch
@@ -19,6 +19,7 @@ from fileset_integrations.fits import fit_once
 from fileset_integrations.reader import BlockMode, FileSetReader, Transform
 from fileset_integrations.spec import Shard
 from fileset_integrations.torch import current_shard, to_tensors
+from fileset_integrations.views import FileSetLike, as_fileset, is_fileset_like, shown
 
 try:
     from lightning.pytorch import LightningDataModule
@@ -30,7 +31,6 @@ except ImportError as error:  # pragma: no cover - seen only where lightning is 
 from torch.utils.data import DataLoader, Dataset
 
 Stage = Literal["train", "val", "test", "predict"]
-FileSetLike = FileSet | str
 
 
 class _IndexedBatches(Dataset[Batch]):
@@ -138,10 +138,11 @@ class FileSetDataModule(LightningDataModule):
     the other loaders cover every row exactly once, in natural order.
 
     Args:
-        train: A FileSet, or "LOCATION/NAME", opened in `setup`.
-        val: Likewise, or a list, each with a loader of its own.
-        test: Likewise.
-        predict: Likewise.
+        train: A FileSet, a view of one, or "LOCATION/NAME", opened in `setup`; or a list of these, which is their
+            concatenation.
+        val: Likewise, but each of a list has a loader of its own.
+        test: As `val`.
+        predict: As `val`.
         columns: Which columns become which tensors; unfitted ones are fitted on `train`.
         batch_size: Rows per batch and rank.
         shuffle: Draw a new order of the training rows in every epoch.
@@ -164,9 +165,9 @@ class FileSetDataModule(LightningDataModule):
     def __init__(
         self,
         train: FileSetLike | None = None,
-        val: FileSetLike | Sequence[FileSetLike] | None = None,
-        test: FileSetLike | Sequence[FileSetLike] | None = None,
-        predict: FileSetLike | Sequence[FileSetLike] | None = None,
+        val: FileSetLike | None = None,
+        test: FileSetLike | None = None,
+        predict: FileSetLike | None = None,
         columns: Columns | FittedColumns | None = None,
         batch_size: int = 1024,
         shuffle: bool = True,
@@ -182,20 +183,17 @@ class FileSetDataModule(LightningDataModule):
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if train is not None and not isinstance(train, FileSet | str):
-            raise SpecError(
-                f"train={train!r}: pass one FileSet or 'LOCATION/NAME'; lists are for val, test and predict."
-            )
-        for name, source in (("val", val), ("test", test), ("predict", predict)):
-            several = source if isinstance(source, Sequence) and not isinstance(source, str) else [source]
-            if source is not None and not all(isinstance(one, FileSet | str) for one in several):
-                raise SpecError(f"{name}={source!r}: pass a FileSet, 'LOCATION/NAME', or a list of them.")
+        self._sources: dict[Stage, FileSetLike | None] = {"train": train, "val": val, "test": test, "predict": predict}
+        for stage, source in self._sources.items():
+            if source is not None and not is_fileset_like(source):
+                meaning = "their concatenation" if stage == "train" else "each with a loader of its own"
+                raise SpecError(
+                    f"{stage}={source!r}: pass a FileSet, a part of fs.split(...), 'LOCATION/NAME', or a list of them, "
+                    f"{meaning}."
+                )
         self.save_hyperparameters(
             {
-                "train": _shown(train),
-                "val": _shown(val),
-                "test": _shown(test),
-                "predict": _shown(predict),
+                **{stage: None if source is None else shown(source) for stage, source in self._sources.items()},
                 "batch_size": batch_size,
                 "shuffle": shuffle,
                 "drop_last_batch": drop_last_batch,
@@ -205,12 +203,6 @@ class FileSetDataModule(LightningDataModule):
                 "blocks": blocks,
             }
         )
-        self._sources: dict[Stage, FileSetLike | Sequence[FileSetLike] | None] = {
-            "train": train,
-            "val": val,
-            "test": test,
-            "predict": predict,
-        }
         if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0:
             raise SpecError(f"num_workers={num_workers!r}: pass the number of worker processes, 0 for none.")
         self.columns = columns
@@ -229,8 +221,8 @@ class FileSetDataModule(LightningDataModule):
         del stage  # opening costs one manifest each, and fits need `train` in every stage
         for name, source in self._sources.items():
             if source is not None and name not in self._filesets:
-                several = [source] if isinstance(source, FileSet | str) else list(source)
-                self._filesets[name] = [self._open(one) for one in several]
+                several = [source] if name == "train" or isinstance(source, FileSet | str) else source
+                self._filesets[name] = [as_fileset(one, self._storage_options) for one in several]
         if isinstance(self.columns, Columns):
             if "train" not in self._filesets:
                 raise SpecError(
@@ -238,9 +230,6 @@ class FileSetDataModule(LightningDataModule):
                     "columns=FittedColumns.load(path)."
                 )
             self.columns = fit_once(self.columns, self._filesets["train"][0], self.cache_dir)
-
-    def _open(self, source: FileSetLike) -> FileSet:
-        return source if isinstance(source, FileSet) else FileSet.open(source, self._storage_options)
 
     def train_dataloader(self) -> FileSetLoader:
         """The training loader."""
@@ -346,12 +335,3 @@ def _weakly(method: Callable[[], int]) -> Callable[[], int]:
         return 0 if bound is None else bound()
 
     return call
-
-
-def _shown(source: FileSetLike | Sequence[FileSetLike] | None) -> str | list[str] | None:
-    """A FileSet as hyperparameters may keep it: as text."""
-    if source is None or isinstance(source, str):
-        return source
-    if isinstance(source, FileSet):
-        return repr(source)
-    return [str(_shown(one)) for one in source]

@@ -22,11 +22,11 @@ from fileset_integrations.assembly import GROUPS_AHEAD, Assembly, Batch, Ordered
 from fileset_integrations.blocks import KeptBlocks, MappedBlocks, StreamedBlocks
 from fileset_integrations.columns import LABEL, WEIGHT, Columns, FittedColumns, TensorSpec, bind
 from fileset_integrations.errors import SpecError, StateMismatchError
-from fileset_integrations.fileset import FileSet
 from fileset_integrations.fits import check_nulls, fit_once, kept_rows
 from fileset_integrations.forks import mend_after_fork
 from fileset_integrations.plan import ORDER, EpochPlan, Piece, Plan, transform_generator
 from fileset_integrations.spec import BatchSpec, Shard, ShuffleSpec, as_int
+from fileset_integrations.views import FileSetLike, as_fileset
 
 Transform = Callable[[Batch, np.random.Generator], Batch]
 BlockMode = Literal["auto", "stream", "memory", "disk"]
@@ -41,7 +41,7 @@ class FileSetReader:
     be asked for, on any machine.
 
     Args:
-        fs: The FileSet.
+        fs: The FileSet; or a view, "LOCATION/NAME", or a list of these, which is their concatenation.
         columns: Which columns become which tensors; unfitted ones are fitted on `fs`. None: every column as a tensor of
             its own.
         batch_size: Rows per batch of this rank.
@@ -70,7 +70,7 @@ class FileSetReader:
 
     def __init__(
         self,
-        fs: FileSet,
+        fs: FileSetLike,
         *,
         columns: Columns | FittedColumns | None = None,
         batch_size: int | None = None,
@@ -87,8 +87,7 @@ class FileSetReader:
         transform: Transform | None = None,
         random_access: bool = False,
     ) -> None:
-        if not isinstance(fs, FileSet):
-            raise SpecError(f"{fs!r} is no FileSet. Open one with FileSet(target_stage_loc=..., name=...).")
+        fs = as_fileset(fs)
         batch = BatchSpec.of(batch_size, global_batch_size, shard.world_size, drop_last_batch)
         order = ShuffleSpec(shuffle, seed, streams)
         self.fileset, self.shard, self.transform = fs, shard, transform

@@ -11,9 +11,9 @@ import numpy as np
 
 from fileset_integrations.columns import Columns, FittedColumns
 from fileset_integrations.errors import MissingDependencyError
-from fileset_integrations.fileset import FileSet
 from fileset_integrations.reader import BlockMode, FileSetReader, Transform
 from fileset_integrations.spec import Shard
+from fileset_integrations.views import FileSetLike
 
 try:
     import tensorflow as tf
@@ -24,7 +24,7 @@ except ImportError as error:  # pragma: no cover - seen only where tensorflow is
 
 
 def to_tf_dataset(
-    fs: FileSet,
+    fs: FileSetLike,
     *,
     batch_size: int | None = None,
     global_batch_size: int | None = None,
@@ -47,7 +47,7 @@ def to_tf_dataset(
     sharded, so tf.distribute is told to leave it as it is.
 
     Args:
-        fs: The FileSet.
+        fs: The FileSet, or what else `FileSetReader` takes.
         batch_size: Rows per batch of this rank.
         global_batch_size: Rows per batch of all ranks together; exactly one of the two is given.
         shuffle: Draw a new order of rows for every epoch.

@@ -15,10 +15,10 @@ import numpy as np
 
 from fileset_integrations.columns import Columns, FittedColumns
 from fileset_integrations.errors import MissingDependencyError, SpecError
-from fileset_integrations.fileset import FileSet
 from fileset_integrations.forks import mend_after_fork
 from fileset_integrations.reader import BlockMode, FileSetReader, Transform
 from fileset_integrations.spec import Shard, as_int
+from fileset_integrations.views import FileSetLike
 
 try:
     import torch
@@ -55,7 +55,7 @@ class FileSetIterableDataset(IterableDataset[dict[str, Any]]):
     epoch, counted from 0; `set_epoch` chooses the next one's number.
 
     Args:
-        fs: The FileSet.
+        fs: The FileSet, or what else `FileSetReader` takes.
         batch_size: Rows per batch of this rank.
         global_batch_size: Rows per batch of all ranks together; exactly one of the two is given.
         shuffle: Draw a new order of rows for every epoch.
@@ -77,7 +77,7 @@ class FileSetIterableDataset(IterableDataset[dict[str, Any]]):
 
     def __init__(
         self,
-        fs: FileSet,
+        fs: FileSetLike,
         *,
         batch_size: int | None = None,
         global_batch_size: int | None = None,

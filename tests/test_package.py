@@ -24,8 +24,8 @@ FRAMEWORKS = ("torch", "keras", "tensorflow", "lightning", "pytorch_lightning", 
 
 # Left to right: a module imports only modules to its left. A new module takes its place here.
 ORDER = (
-    *("errors", "spec", "forks", "plan", "tensors", "decoder", "column_specs", "columns", "manifest", "storage"),
-    *("engines", "making", "fileset", "fits", "blocks", "assembly", "reader", "mixing"),
+    *("errors", "spec", "forks", "plan", "splits", "tensors", "decoder", "column_specs", "columns", "manifest"),
+    *("storage", "engines", "making", "fileset", "views", "fits", "blocks", "assembly", "reader", "mixing"),
     *("torch", "tensorflow", "lightning", "keras", "ray"),
     *("summary", "plots", "outcome", "models", "tasks", "schemas", "runs", "train", "cli"),
 )
@@ -97,9 +97,11 @@ class Import(NamedTuple):
 
     @property
     def in_a_face_method(self) -> bool:
-        """Whether it stands in a `to_*` method: `FileSet.to_torch_dataset` and its like import their face there."""
+        """Whether it stands in a `to_*` method, which imports its face there, or in `split`, which makes views."""
         return any(
-            isinstance(outer, ast.ClassDef) and isinstance(inner, ast.FunctionDef) and inner.name.startswith("to_")
+            isinstance(outer, ast.ClassDef)
+            and isinstance(inner, ast.FunctionDef)
+            and (inner.name.startswith("to_") or inner.name == "split")
             for outer, inner in zip(self.inside, self.inside[1:], strict=False)
         )
 
