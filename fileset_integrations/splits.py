@@ -88,7 +88,8 @@ class Split:
         return cls(tuple(exact.items()), number)
 
     def __str__(self) -> str:
-        parts = [f"{name}={shown(share)}" for name, share in self.shares]
+        shares = {name: shown(share) for name, share in self.shares}
+        parts = [f"{name}={share!r}" if "/" in share else f"{name}={share}" for name, share in shares.items()]
         return ", ".join([*parts, f"seed={self.seed}"])
 
     def places(self, file_rows: NDArray[np.int64], part: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -18,10 +18,10 @@ from lightning.pytorch import Callback
 
 from fileset_integrations import Columns, FileSet, FileSetReader, Shard
 from fileset_integrations.columns import Category
-from fileset_integrations.errors import SpecError, StateMismatchError
+from fileset_integrations.errors import SchemaMismatchError, SpecError, StateMismatchError
 from fileset_integrations.lightning import FileSetDataModule
 from tests.support import ROOT
-from tests.support.data import fileset_of, numbered, table
+from tests.support.data import fileset_of, numbered, numbered_tables, table
 from tests.support.ddp_fit import BATCH_SIZE as DDP_BATCH_SIZE
 from tests.support.ddp_fit import SEED as DDP_SEED
 from tests.support.fitting import ID_COLUMNS, Recorder, quiet_trainer
@@ -455,6 +455,59 @@ def test_strings_name_filesets_and_a_checkpoint_makes_the_module_again(tmp_path)
     assert fit(again, max_epochs=1).train_seen == model.train_seen
 
 
+def test_a_list_for_train_is_one_fileset_and_a_list_for_val_a_loader_for_each(tmp_path, train, val):
+    make_fileset(tmp_path / "sets", "flights", 20)
+    late = fileset_of(tmp_path / "late", *numbered_tables((3, 3)))
+    part = train.split(kept=0.5, rest=0.5)["kept"]
+    dm = FileSetDataModule(
+        train=[late, val], val=[late, part], test=[[late, late], part], columns=ID_COLUMNS, batch_size=BATCH, seed=SEED
+    )
+
+    model = fit(dm, max_epochs=1, callbacks=[(saver := SaveEverywhere(tmp_path))])
+    quiet_trainer().test(model, dm, verbose=False)
+
+    reader = FileSetReader([late, val], batch_size=BATCH, shuffle=True, seed=SEED)
+    assert model.epochs() == [[batch["id"].tolist() for batch in reader]] and len(reader) == 2
+    kept = part.to_arrow(["id"])["id"].to_pylist()
+    by_loader = [[row for _, at, ids in model.val_seen if at == place for row in ids] for place in (0, 1)]
+    assert by_loader == [list(range(6)), kept]
+    assert [row for at, ids in model.test_seen if at == 0 for row in ids] == [*range(6), *range(6)]
+    assert [row for at, ids in model.test_seen if at == 1 for row in ids] == kept
+    assert saver.taken
+    saved = torch.load(tmp_path / "batch-1", weights_only=True)["datamodule_hyper_parameters"]
+    assert saved["val"] == [repr(late), repr(part)] and saved["test"] == [[repr(late)] * 2, repr(part)]
+
+
+def test_strings_in_a_list_name_filesets(tmp_path):
+    for name, rows in (("one", 9), ("two", 5)):
+        make_fileset(tmp_path, name, rows)
+    strings = [f"{tmp_path}/one", f"{tmp_path}/two"]
+    dm = FileSetDataModule(train=strings, val=strings, columns=ID_COLUMNS, batch_size=7, shuffle=False)
+
+    model = fit(dm, max_epochs=1)
+
+    assert model.epochs() == [[list(range(7)), [7, 8, 0, 1, 2, 3, 4]]]
+    assert [(at, len(ids)) for _, at, ids in model.val_seen] == [(0, 7), (0, 2), (1, 5)]
+    assert dm.hparams["train"] == dm.hparams["val"] == strings
+
+
+def test_columns_are_fitted_on_all_of_a_list(tmp_path):
+    one, two = (fileset_of(tmp_path / name, table({"c": ([name], pa.string())})) for name in ("AA", "B6"))
+    dm = FileSetDataModule(train=[one, two], val=two, columns=Columns({"c": Category("c")}), batch_size=1)
+
+    dm.setup()
+
+    assert dm.columns.vocabularies == {"c": ("AA", "B6")}
+
+
+def test_filesets_of_a_list_that_differ_in_a_column_are_refused(tmp_path):
+    one = fileset_of(tmp_path / "one", table({"id": ([1], pa.int64())}))
+    two = fileset_of(tmp_path / "two", table({"id": ([1], pa.int32())}))
+
+    with pytest.raises(SchemaMismatchError, match=r"'id' is int64 in .*one'\), but int32 in .*two'\)"):
+        FileSetDataModule(train=[one, two], batch_size=1).setup()
+
+
 def test_hyperparameters_are_plain_and_hold_no_secret(datamodule, train, val, tmp_path):
     secret = "hunter2"
     dm = datamodule(
@@ -548,6 +601,9 @@ def test_validation_of_a_fileset_without_rows_sees_none(datamodule, tmp_path):
     ("wrong", "named"),
     [
         ({"train": 3}, "train"),
+        ({"train": []}, "train"),
+        ({"val": [3]}, "val"),
+        ({"test": []}, "test"),
         ({"num_workers": -1}, "num_workers"),
         ({"num_workers": True}, "num_workers"),
         ({"batch_size": 0}, "batch_size"),

@@ -189,6 +189,7 @@ def test_seeds_that_cannot_be_are_refused(seed, message):
 def test_shares_are_shown_as_they_are_written():
     assert [shown(Fraction(text)) for text in ("0.8", "1/3", "1e-7", "1")] == ["0.8", "1/3", "1e-07", "1.0"]
     assert str(Split.of({"train": 0.75, "val": "1/4"}, 5)) == "train=0.75, val=0.25, seed=5"
+    assert str(Split.of({"train": "2/3", "val": "1/3"}, 5)) == "train='2/3', val='1/3', seed=5"
 
 
 # --- masks -----------------------------------------------------------------------------------------------------------
