@@ -130,9 +130,18 @@ def _selected_rows(blocks: BlockTable, selection: Selection | None) -> NDArray[n
     if selection is None:
         return blocks.rows.copy()
     rows: NDArray[np.int64] = selection.rows[blocks.file]
-    for block in np.flatnonzero(blocks.num_groups >= 0).tolist():  # a block that is a part of its file
-        mask = _selected(blocks, selection, block)
-        rows[block] = blocks.rows[block] if mask is None else np.count_nonzero(mask)
+    cut = np.flatnonzero(blocks.num_groups >= 0)  # blocks that are a part of their file: their rows must be counted
+    if not len(cut):
+        return rows
+    firsts = np.unique(blocks.file[cut], return_index=True)[1]
+
+    def count(cut_of_file: NDArray[np.int64]) -> None:
+        for block in cut_of_file.tolist():
+            mask = _selected(blocks, selection, block)
+            rows[block] = blocks.rows[block] if mask is None else np.count_nonzero(mask)
+
+    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="fileset-split") as pool:
+        list(pool.map(count, np.split(cut, firsts[1:])))
     return rows
 
 
