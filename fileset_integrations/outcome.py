@@ -169,21 +169,24 @@ class Regression:
 
 
 class Classification:
-    """Accuracy beside the commonest class and, where numeric features are given, beside the nearest class mean.
+    """Accuracy beside answers that need no model, of which the commonest class is always one.
 
     Args:
         num_classes: Labels are integers in [0, num_classes).
-        features: Name of a numeric feature whose distance to the class means is the second baseline; None for none.
+        features: Name of a numeric feature: the class whose mean is nearest to it is an answer; None for none.
+        baseline: Name of a feature of codes, such as a category: the commonest class among the training rows of the
+            same code is an answer; None for none.
     """
 
-    def __init__(self, num_classes: int, features: str | None = None) -> None:
+    def __init__(self, num_classes: int, features: str | None = None, baseline: str | None = None) -> None:
         if num_classes < 2:
             raise SpecError(f"evaluation.num_classes is {num_classes}; there must be at least 2 classes.")
         self._num_classes = num_classes
         self.metric_names = ("val_accuracy",)
-        self._features = features
+        self._features, self._baseline = features, baseline
         self._counts = np.zeros(num_classes, dtype=np.int64)
         self._sums: NDArray[np.float64] | None = None
+        self._counts_of_code: dict[int, NDArray[np.int64]] = {}
 
     def learn(self, batch: Batch) -> None:
         """Take in one batch of training rows."""
@@ -194,6 +197,11 @@ class Classification:
             if self._sums is None:
                 self._sums = np.zeros((self._num_classes, values.shape[1]))
             np.add.at(self._sums, label, values)
+        if self._baseline is not None:
+            codes = self._codes_of(batch)
+            for code in np.unique(codes).tolist():
+                counts = self._counts_of_code.setdefault(code, np.zeros(self._num_classes, dtype=np.int64))
+                counts += np.bincount(label[codes == code], minlength=self._num_classes)
 
     def score(self, batches: Iterable[Batch], predict: Predict, *, num_rows: int) -> Outcome:
         """Compare predictions with labels.
@@ -209,6 +217,8 @@ class Classification:
             names.append("the nearest class mean")
             means = self._sums / np.maximum(self._counts, 1)[:, None]
             means[self._counts == 0] = np.inf  # a class that training never saw is nearest to nothing
+        if self._baseline is not None:
+            names.append(f"the commonest of its {self._baseline}")
         right, rows = np.zeros(len(names), dtype=np.int64), 0
         confusion = np.zeros((self._num_classes, self._num_classes), dtype=np.int64)
         for batch in batches:
@@ -217,6 +227,10 @@ class Classification:
             if means is not None:
                 values = self._values_of(batch)
                 answers.append(np.stack([np.square(values - mean).sum(axis=1) for mean in means]).argmin(axis=0))
+            if self._baseline is not None:
+                codes, inverse = np.unique(self._codes_of(batch), return_inverse=True)
+                commonest = [self._counts_of_code.get(code, self._counts).argmax() for code in codes.tolist()]
+                answers.append(np.asarray(commonest, dtype=np.int64)[inverse])
             right += [int((answer == label).sum()) for answer in answers]
             np.add.at(confusion, (label, answers[0]), 1)
             rows += len(label)
@@ -248,11 +262,22 @@ class Classification:
         return label
 
     def _values_of(self, batch: Batch) -> NDArray[np.float64]:
-        assert self._features is not None
-        if self._features not in batch:
-            raise SpecError(
-                f"evaluation.features is {self._features!r}, which is not a feature; there are: "
-                f"{', '.join(name for name in batch if name not in ('label', 'weight'))}. Name one of them, or null."
-            )
-        values = batch[self._features]
+        values = self._feature(batch, "features", self._features)
         return values.reshape(len(values), -1).astype(np.float64)
+
+    def _codes_of(self, batch: Batch) -> NDArray[Any]:
+        codes = self._feature(batch, "baseline", self._baseline)
+        if codes.ndim != 1 or codes.dtype.kind not in "iu":
+            raise SpecError(
+                f"evaluation.baseline is {self._baseline!r}, of dtype {codes.dtype} and shape "
+                f"{('batch', *codes.shape[1:])}; it must be one code a row. Name a category, or null."
+            )
+        return codes
+
+    def _feature(self, batch: Batch, argument: str, name: str | None) -> NDArray[Any]:
+        if name is None or name not in batch:
+            raise SpecError(
+                f"evaluation.{argument} is {name!r}, which is not a feature; there are: "
+                f"{', '.join(one for one in batch if one not in ('label', 'weight'))}. Name one of them, or null."
+            )
+        return batch[name]

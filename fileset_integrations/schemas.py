@@ -83,11 +83,15 @@ class MakeConf:
 
 @dataclass
 class FileSetsConf:
-    """The FileSets that a task needs, the connection that makes them, and the SQL that their queries share."""
+    """The FileSets that a task needs, the connection that makes them, and the SQL that their queries share.
+
+    `split` holds arguments of `FileSet.split` (shares and seed) by the names of FileSets that are shared out.
+    """
 
     connection: dict[str, Any] | None = None
     sql: dict[str, str] = field(default_factory=dict)
     make: dict[str, MakeConf] = field(default_factory=dict)
+    split: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass
@@ -156,6 +160,23 @@ class ImageClassifierConf:
 
 
 @dataclass
+class TextClassifierConf:
+    """Arguments of `fileset_integrations.models.lightning.TextClassifier`; `inputs` comes from the data."""
+
+    _target_: str = MISSING
+    _convert_: str = "object"
+    text: str = MISSING
+    num_classes: int = MISSING
+    vocabulary_size: int = 256
+    embedding_size: int = 16
+    channels: int = 128
+    width: int = 5
+    dropout: float = 0.2
+    lr: float = 0.01
+    weight_decay: float = 0.01
+
+
+@dataclass
 class RegressionConf:
     """Arguments of `fileset_integrations.outcome.Regression`."""
 
@@ -173,6 +194,7 @@ class ClassificationConf:
     _convert_: str = "object"
     num_classes: int = MISSING
     features: str | None = None
+    baseline: str | None = None
 
 
 @dataclass
@@ -249,6 +271,7 @@ SHAPES: dict[str, type] = {
     "data": DataConf,
     "tabular_regressor": TabularRegressorConf,
     "image_classifier": ImageClassifierConf,
+    "text_classifier": TextClassifierConf,
     "regression": RegressionConf,
     "classification": ClassificationConf,
     "lightning_trainer": LightningTrainerConf,

@@ -23,7 +23,7 @@ import hydra
 import hydra.utils
 from hydra.errors import CompactHydraException, InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 from rich.console import Console
 from rich.table import Table
@@ -35,6 +35,7 @@ from fileset_integrations.outcome import Evaluation, Outcome
 from fileset_integrations.reader import FileSetReader
 from fileset_integrations.runs import Job, Trained
 from fileset_integrations.summary import Summary
+from fileset_integrations.views import View, as_fileset
 
 _log = logging.getLogger(__name__)
 # Rows of a batch where no optimizer sees them: large, so that Python's part is small.
@@ -111,8 +112,11 @@ def _run(config: DictConfig) -> float | None:
         summary.update(batch)
         evaluation.learn(batch)
 
+    views = {split: fileset for split, fileset in (("train", train_set), ("val", val_set)) if isinstance(fileset, View)}
+
     def build(key: str, **arguments: Any) -> Any:
-        return _build(config, key, **arguments)
+        # Views have no LOCATION/NAME under which the data module could open them itself.
+        return _build(config, key, **arguments, **(views if key == "data" else {}))
 
     def build_model() -> Any:
         offered = {"inputs": summary.inputs(), "target": summary.target()}
@@ -139,7 +143,8 @@ def make_filesets(config: DictConfig) -> dict[str, FileSet]:
         config: The composed config; `source.location` says where they live.
 
     Returns:
-        The FileSets by "LOCATION/NAME", as the group `data` names them.
+        The FileSets by "LOCATION/NAME", and the parts of those that are split by "LOCATION/NAME:PART", as the group
+        `data` names them.
     """
     location = config.source.location
     made: dict[str, FileSet] = {}
@@ -154,6 +159,15 @@ def make_filesets(config: DictConfig) -> dict[str, FileSet]:
         )
         made[f"{location}/{name}"] = fileset
         _log.info("FileSet %s/%s: %s rows, snapshot %s", location, name, f"{fileset.num_rows:,}", fileset.snapshot_id)
+    for name, node in (OmegaConf.select(config, "filesets.split") or {}).items():
+        whole = made.get(f"{location}/{name}")
+        if whole is None:
+            raise SpecError(
+                f"filesets.split.{name}: filesets.make makes no FileSet of that name. It makes: "
+                f"{', '.join(config.filesets.make)}."
+            )
+        parts = whole.split(**{str(key): value for key, value in _plain(node).items()})
+        made.update((f"{location}/{name}:{part}", view) for part, view in parts.items())
     return made
 
 
@@ -239,14 +253,19 @@ def _check_metric(config: DictConfig, names: Sequence[str]) -> None:
 def _open(config: DictConfig, split: str, made: Mapping[str, FileSet]) -> FileSet:
     """The FileSet of data.train or data.val."""
     where = config.data[split]
-    if not isinstance(where, str):
+    several = list(where) if split == "train" and isinstance(where, ListConfig) else [where]
+    if not several or not all(isinstance(one, str) for one in several):
         raise SpecError(
             f"data.{split} is {'missing' if where is None else 'not a string'}; fileset-train needs one FileSet there, "
-            "written LOCATION/NAME."
+            "written LOCATION/NAME, or LOCATION/NAME:PART where filesets.split shares it out."
         )
-    if where in made:
-        return made[where]
-    return FileSet.open(where)
+    for one in several:
+        if ":" in one.rpartition("/")[2] and one not in made:
+            raise SpecError(
+                f"data.{split} names the part {one!r}, which filesets.split does not make. "
+                f"There are: {', '.join(name for name in made if ':' in name) or 'none'}."
+            )
+    return as_fileset([made.get(one, one) for one in several])
 
 
 def _reader(config: DictConfig, fileset: FileSet, columns: Any) -> FileSetReader:

@@ -32,6 +32,7 @@ FROM_ELSEWHERE = {
     "fileset_integrations.models.lightning.TabularRegressor": {"inputs", "target"},
     "fileset_integrations.models.keras.tabular_regressor": {"inputs", "target"},
     "fileset_integrations.models.lightning.ImageClassifier": {"inputs"},
+    "fileset_integrations.models.lightning.TextClassifier": {"inputs"},
     # What the groups logger and callbacks hold, and what Lightning deprecates or runs as a whole.
     "lightning.Trainer": {"logger", "callbacks", "enable_autolog_hparams", "model_registry"},
 }
@@ -41,6 +42,7 @@ INPUTS = {
     "dep_delay": {"shape": [], "mean": [0.0], "std": [1.0]},
     "carrier": {"codes": 5},
     "pixels": {"shape": [8, 8], "mean": [0.0] * 64, "std": [1.0] * 64},
+    "bytes": {"shape": [48], "mean": [0.0] * 48, "std": [1.0] * 48},
 }
 
 
@@ -101,6 +103,7 @@ def test_keys_are_the_arguments_of_what_they_make(group, option):
         (schemas.TabularRegressorConf, "fileset_integrations.models.lightning.TabularRegressor"),
         (schemas.TabularRegressorConf, "fileset_integrations.models.keras.tabular_regressor"),
         (schemas.ImageClassifierConf, "fileset_integrations.models.lightning.ImageClassifier"),
+        (schemas.TextClassifierConf, "fileset_integrations.models.lightning.TextClassifier"),
         (schemas.RegressionConf, "fileset_integrations.outcome.Regression"),
         (schemas.ClassificationConf, "fileset_integrations.outcome.Classification"),
         (schemas.LightningTrainerConf, "lightning.Trainer"),
@@ -157,7 +160,7 @@ def test_every_option_can_be_made(group, option, tmp_path):
         ("data.batchsize=3", r"batchsize.*DataConf"),
         ("data.batch_size=oops", r"'oops'.*Integer.*data\.batch_size"),
         ("data.shuffle=perhaps", r"perhaps.*data\.shuffle"),
-        ("data=nope", r"data/nope.*digits\s+flights"),
+        ("data=nope", r"data/nope.*digits\s+flights\s+languages"),
         ("model.learning_rate=1", r"learning_rate.*TabularRegressorConf"),
         ("model.lr=fast", r"'fast'.*Float.*model\.lr"),
         ("trainer.max_epoch=3", r"max_epoch.*LightningTrainerConf"),
@@ -166,6 +169,7 @@ def test_every_option_can_be_made(group, option, tmp_path):
         ("evaluation.base=x", r"base.*RegressionConf"),
         ("filesets.make.flights_train.sql=x", r"sql.*MakeConf"),
         ("filesets.make.flights_train.seed=x", r"'x'.*Integer.*flights_train\.seed"),
+        ("filesets.split=x", r"filesets\.split"),
         ("source.path=x", r"path.*SourceConf"),
         ("paths.logs=x", r"logs.*PathsConf"),
         ("callbacks.progress.rate=1", r"callbacks\.progress\.rate"),

@@ -97,6 +97,12 @@ def test_lightning_digits_reads_images_from_a_list_column(folder):
     assert_table(done, "accuracy", "the nearest class mean", "The model beats every baseline in accuracy.", "confusion")
 
 
+def test_lightning_languages_reads_texts_as_bytes(folder):
+    done = run(folder, "lightning_languages.py", "trainer.max_epochs=1", "model.channels=32", "data.batch_size=256")
+
+    assert_table(done, "accuracy", "the commonest of its script", "The model beats every baseline in accuracy.")
+
+
 def test_a_mistake_on_the_command_line_is_short(folder):
     done = run(folder, "lightning_digits.py", "optimized_metric=val_acc")
 

@@ -12,7 +12,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from fileset_integrations.errors import MissingDependencyError
-from fileset_integrations.tasks import digits, flights
+from fileset_integrations.fileset import FileSet
+from fileset_integrations.tasks import digits, flights, languages
 
 CONF = Path(str(files("fileset_integrations.conf")))
 
@@ -148,13 +149,15 @@ def test_digits_are_images_in_a_list_column():
     assert table["pixels"][7].as_py() == load_digits().data[7].tolist()
 
 
-def test_digits_are_trained_on_or_validated_never_both():
-    connection = digits.connect()
-    parts = [connection.sql(query("digits", f"digits_{name}")).to_arrow_table() for name in ("train", "val")]
+def test_digits_are_trained_on_or_validated_never_both(tmp_path):
+    made = FileSet.make(
+        target_stage_loc=tmp_path, name="digits", query=query("digits", "digits"), duckdb_connection=digits.connect()
+    )
+    parts = made.split(**OmegaConf.load(CONF / "filesets" / "digits.yaml").split.digits)
 
-    train, val = (set(part["row_id"].to_pylist()) for part in parts)
+    train, val = (set(parts[name].to_arrow()["row_id"].to_pylist()) for name in ("train", "val"))
 
-    assert (len(train), len(val), len(train | val)) == (1_348, 449, 1_797)
+    assert (len(train), len(val), len(train | val)) == (1_347, 450, 1_797)
 
 
 def test_missing_digits_say_what_to_install(monkeypatch):
@@ -162,3 +165,72 @@ def test_missing_digits_say_what_to_install(monkeypatch):
 
     with pytest.raises(MissingDependencyError, match=r"scikit-learn.*fileset-integrations\[recipes\]"):
         digits.connect()
+
+
+# --- languages -------------------------------------------------------------------------------------------------------
+
+CODES = ["ar", "de", "en", "es", "fa", "fr", "id", "it", "ja", "ko", "pt", "ru", "tr", "zh"]
+
+
+@pytest.fixture(scope="module")
+def names() -> duckdb.DuckDBPyConnection:
+    return languages.connect()
+
+
+@pytest.fixture(scope="module")
+def texts(names) -> dict[str, pa.Table]:
+    """The tables of both FileSets."""
+    return {part: names.sql(query("languages", f"languages_{part}")).to_arrow_table() for part in ("train", "val")}
+
+
+def test_every_emoji_has_a_name_in_every_language_without_an_import_of_their_package(names):
+    counts = dict(names.execute("SELECT language, count(*) FROM names GROUP BY 1 ORDER BY 1").fetchall())
+    [(horse,)] = names.execute("SELECT list(name ORDER BY language) FROM names WHERE emoji = '🐎'").fetchall()
+
+    assert list(counts) == CODES and len(set(counts.values())) == 1
+    assert horse[1:6] == ["pferd", "horse", "caballo", "اسب", "cheval"]
+    assert "emoji" not in sys.modules
+
+
+def test_missing_names_say_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+    with pytest.raises(MissingDependencyError, match=r"package emoji.*fileset-integrations\[recipes\]"):
+        languages.connect()
+
+
+def test_texts_are_the_bytes_of_names(texts):
+    for table in texts.values():
+        assert table.schema.field("bytes").type == pa.list_(pa.uint8(), 48)
+        for name, found in zip(table["name"].to_pylist(), table["bytes"].to_pylist(), strict=True):
+            assert bytes(found) == name.encode()[:48].ljust(48, b"\0")
+
+
+def test_labels_are_the_languages_and_fit_the_configs(names, texts):
+    named = set(names.execute("SELECT emoji, name, language FROM names").fetchall())
+
+    for table in texts.values():
+        rows = table.select(["emoji", "name", "label"]).to_pylist()
+        assert {(row["emoji"], row["name"], CODES[row["label"]]) for row in rows} <= named
+        assert {row["label"] for row in rows} == set(range(14))
+    for file in ("evaluation/languages.yaml", "model/languages_cnn.yaml"):
+        assert OmegaConf.load(CONF / file).num_classes == 14
+
+
+def test_no_emoji_is_trained_on_in_one_language_and_validated_in_another(texts):
+    first = {part: {name[0] for name in table["emoji"].to_pylist()} for part, table in texts.items()}
+
+    assert (texts["train"].num_rows, texts["val"].num_rows) == (20_748, 6_174)
+    assert first["train"].isdisjoint(first["val"])
+    for table in texts.values():
+        keys = list(zip(table["emoji"].to_pylist(), table["label"].to_pylist(), strict=True))
+        assert len(set(keys)) == len(keys), "emoji and label are a key to shuffle by"
+        assert not any(0x1F3FB <= ord(character) <= 0x1F3FF for emoji, _ in keys for character in emoji)
+
+
+def test_scripts_are_those_of_the_languages(texts):
+    found = {(CODES[row["label"]], row["script"]) for row in texts["train"].select(["label", "script"]).to_pylist()}
+    usual = {"ru": "Cyrillic", "ko": "Hangul", "zh": "Han", "ja": "Kana", "ar": "Arabic", "fa": "Arabic"}
+
+    assert {(code, usual.get(code, "Latin")) for code in CODES} <= found
+    assert {script for code, script in found if code not in usual} == {"Latin"}

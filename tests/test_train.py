@@ -135,6 +135,31 @@ def test_a_second_run_opens_the_filesets_of_the_first(finished):
     assert sorted(made) == [f"{location}/flights_{name}" for name in ("train", "val")]
 
 
+def test_parts_of_a_split_are_trained_on_and_validated_and_a_list_is_trained_on_as_one(finished, tmp_path):
+    location = f"{finished.root}/data/filesets"
+    shares = "{few:0.3,more:0.3,rest:0.4}"
+    config = small(
+        finished.root,
+        f"paths.output_dir={tmp_path}",
+        f"filesets.split={{flights_train:{shares}}}",
+        f"data.train=[{location}/flights_val,'{location}/flights_train:few']",
+        f"data.val='{location}/flights_train:rest'",
+        "trainer.max_epochs=1",
+    )
+    parts = FileSet.open(f"{location}/flights_train").split(few=0.3, more=0.3, rest=0.4)
+    outcomes = []
+    show, train.show = train.show, lambda console, task, outcome, trained, *rest: outcomes.append((outcome, trained))
+    try:
+        train.run(config)
+    finally:
+        train.show = show
+
+    [(outcome, trained)] = outcomes
+    rows = FileSet.open(f"{location}/flights_val").num_rows + parts["few"].num_rows
+    assert outcome.num_rows == parts["rest"].num_rows
+    assert trained.num_rows == rows // 256 * 256
+
+
 def test_an_edited_query_is_told_and_never_opens_the_old_rows(finished):
     with pytest.raises(train.TrainError, match="another query"):
         train.run(small(finished.root, of=50))
@@ -152,7 +177,13 @@ def test_an_edited_query_is_told_and_never_opens_the_old_rows(finished):
         (["columns.label=null"], r"columns\.label is null"),
         (["columns.label=arr_dellay"], r"arr_dellay"),
         (["data.val=null"], r"data\.val is missing.*LOCATION/NAME"),
-        (["data.train=[a/b,c/d]"], r"data\.train is not a string"),
+        (["data.train=[a/b,3]"], r"data\.train is not a string"),
+        (["data.train=[]"], r"data\.train is not a string"),
+        (["data.train=[${data.val},a/b]"], r"a/b: there is no complete FileSet"),
+        (["data.val=[a/b,c/d]"], r"data\.val is not a string"),
+        (["data.val=${data.train}:late"], r"names the part .*flights_train:late'.*There are: none"),
+        (["filesets.split={flights_val:{a:0.5,b:0.4}}"], r"a=0\.5, b=0\.4 sum to 0\.9"),
+        (["filesets.split={flights:{a:0.5,b:0.5}}"], r"filesets\.split\.flights: .*makes: flights_train, flights_val"),
         (["data.val=${source.location}/flights_test"], r"flights_test"),
         (["data.batch_size=0"], r"batch_size"),
         (["data.batch_size=1000000"], r"no full batch"),
@@ -286,6 +317,22 @@ def test_a_classification_counts_every_row_once(tmp_path):
     assert [path.stat().st_size > 0 for path in outcome.draw(tmp_path)] == [True]
 
 
+def test_a_classification_answers_with_the_commonest_class_of_a_code():
+    evaluation = Classification(num_classes=3, baseline="script")
+    evaluation.learn({"script": np.array([2, 2, 2, 3]), "label": np.array([1, 1, 0, 2])})
+    evaluation.learn({"script": np.array([3, 3, 4]), "label": np.array([2, 0, 0])})
+    rows = [{"script": np.array([2, 3, 4, 9]), "label": np.array([1, 2, 0, 0])}]
+
+    outcome = evaluation.score(rows, lambda batch: np.array([1, 1, 1, 1]), num_rows=4)
+
+    # Of 2 the commonest is 1, of 3 it is 2, of 4 it is 0; of 9, which training never saw, it is that of all: 0.
+    assert {score.name: score.values["accuracy"] for score in outcome.scores} == {
+        "model": 0.25,
+        "always 0, the commonest": 0.5,
+        "the commonest of its script": 1.0,
+    }
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -295,6 +342,8 @@ def test_a_classification_counts_every_row_once(tmp_path):
         (lambda: Classification(1), "at least 2 classes"),
         (lambda: Classification(2).learn({"label": np.array([2])}), r"outside \[0, 2\)"),
         (lambda: Classification(2, "x").learn({"label": np.array([1])}), "'x'"),
+        (lambda: Classification(2, baseline="s").learn({"label": np.array([1])}), "evaluation.baseline is 's'"),
+        (lambda: Classification(2, baseline="s").learn({"label": np.array([1]), "s": np.ones(1)}), "one code a row"),
         (lambda: Classification(2).score([], lambda batch: batch["x"], num_rows=0), "no validation rows"),
     ],
 )

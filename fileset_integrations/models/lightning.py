@@ -1,4 +1,4 @@
-"""Lightning models of the recipes: a regressor for rows with categories, and a small classifier for images."""
+"""Lightning models of the recipes: a regressor for rows with categories, small classifiers for images and for texts."""
 
 from __future__ import annotations
 
@@ -133,63 +133,14 @@ class TabularRegressor(lightning.LightningModule):
         return _one_cycle(self, self._lr, self._weight_decay)
 
 
-class ImageClassifier(lightning.LightningModule):
-    """Two convolutions and a linear layer over single-channel images.
+class _Classifier(lightning.LightningModule):
+    """What classifiers share: cross entropy, accuracy, and one cycle of the learning rate."""
 
-    Args:
-        inputs: Description of the features (`Summary.inputs`).
-        image: Feature that holds the images, shape (batch, height, width).
-        num_classes: Labels are integers in [0, num_classes).
-        channels: Of the first convolution; the second has twice as many.
-        lr: Highest learning rate; it rises to that and falls again over the whole training.
-        weight_decay: Of AdamW.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(
-        self,
-        inputs: dict[str, InputSpec],
-        image: str,
-        num_classes: int,
-        channels: int = 16,
-        lr: float = 0.01,
-        weight_decay: float = 0.01,
-    ) -> None:
+    def __init__(self, num_classes: int, lr: float, weight_decay: float) -> None:
         super().__init__()
-        shape = list(inputs[image].get("shape", [])) if image in inputs else None
-        if shape is None or len(shape) != 2:
-            raise SpecError(
-                f"model.image is {image!r}, which must be a feature of shape (height, width); "
-                f"{'there is none of that name' if shape is None else f'its shape is {tuple(shape)}'}. "
-                f"Features: {', '.join(inputs)}. Stack(column, shape=(height, width)) makes an image of a list column."
-            )
         _check_optimizer(lr, weight_decay)
-        self.save_hyperparameters()
         self._lr, self._weight_decay = lr, weight_decay
-        self._image = image
-        self._only_input = image if len(inputs) == 1 else None
-        mean, std = inputs[image]["mean"], inputs[image]["std"]
-        # One number for all pixels: an image's edge is blank, and scaling it up pixel by pixel would make noise of it.
-        self.register_buffer("mean", torch.tensor(sum(mean) / len(mean)))
-        self.register_buffer("std", torch.tensor(math.sqrt(sum(value**2 for value in std) / len(std))))
-        height, width = shape
-        self.layers = nn.Sequential(
-            nn.Conv2d(1, channels, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(channels, 2 * channels, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2, ceil_mode=True),
-            nn.Flatten(),
-            nn.Linear(2 * channels * math.ceil(height / 2) * math.ceil(width / 2), num_classes),
-        )
         self.accuracy = MulticlassAccuracy(num_classes=num_classes, average="micro")
-
-    def forward(self, x: Inputs) -> Tensor:
-        """Scores before the softmax, shape (batch, num_classes)."""
-        images = _as_dict(x, self._only_input)[self._image].to(self.mean.dtype)
-        return cast(Tensor, self.layers(((images - self.mean) / self.std)[:, None]))
 
     def training_step(self, batch: tuple[Inputs, Tensor], batch_idx: int) -> Tensor:
         """Cross entropy."""
@@ -213,6 +164,114 @@ class ImageClassifier(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW with one cycle of the learning rate."""
         return _one_cycle(self, self._lr, self._weight_decay)
+
+
+class ImageClassifier(_Classifier):
+    """Two convolutions and a linear layer over single-channel images.
+
+    Args:
+        inputs: Description of the features (`Summary.inputs`).
+        image: Feature that holds the images, shape (batch, height, width).
+        num_classes: Labels are integers in [0, num_classes).
+        channels: Of the first convolution; the second has twice as many.
+        lr: Highest learning rate; it rises to that and falls again over the whole training.
+        weight_decay: Of AdamW.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        inputs: dict[str, InputSpec],
+        image: str,
+        num_classes: int,
+        channels: int = 16,
+        lr: float = 0.01,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(num_classes, lr, weight_decay)
+        shape = list(inputs[image].get("shape", [])) if image in inputs else None
+        if shape is None or len(shape) != 2:
+            raise SpecError(
+                f"model.image is {image!r}, which must be a feature of shape (height, width); "
+                f"{'there is none of that name' if shape is None else f'its shape is {tuple(shape)}'}. "
+                f"Features: {', '.join(inputs)}. Stack(column, shape=(height, width)) makes an image of a list column."
+            )
+        self.save_hyperparameters()
+        self._image = image
+        self._only_input = image if len(inputs) == 1 else None
+        mean, std = inputs[image]["mean"], inputs[image]["std"]
+        # One number for all pixels: an image's edge is blank, and scaling it up pixel by pixel would make noise of it.
+        self.register_buffer("mean", torch.tensor(sum(mean) / len(mean)))
+        self.register_buffer("std", torch.tensor(math.sqrt(sum(value**2 for value in std) / len(std))))
+        height, width = shape
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, channels, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, 2 * channels, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2, ceil_mode=True),
+            nn.Flatten(),
+            nn.Linear(2 * channels * math.ceil(height / 2) * math.ceil(width / 2), num_classes),
+        )
+
+    def forward(self, x: Inputs) -> Tensor:
+        """Scores before the softmax, shape (batch, num_classes)."""
+        images = _as_dict(x, self._only_input)[self._image].to(self.mean.dtype)
+        return cast(Tensor, self.layers(((images - self.mean) / self.std)[:, None]))
+
+
+class TextClassifier(_Classifier):
+    """A learnt vector for each element of a text, a convolution over runs of them, and the strongest answer of each.
+
+    Args:
+        inputs: Description of the features (`Summary.inputs`).
+        text: Feature that holds the texts, integers of shape (batch, length); 0 is what short texts are filled with.
+        num_classes: Labels are integers in [0, num_classes).
+        vocabulary_size: Elements are integers in [0, vocabulary_size).
+        embedding_size: Of each element's vector.
+        channels: Of the convolution.
+        width: Elements in a run, an odd number.
+        dropout: Share of channels left out in training.
+        lr: Highest learning rate; it rises to that and falls again over the whole training.
+        weight_decay: Of AdamW.
+    """
+
+    def __init__(
+        self,
+        inputs: dict[str, InputSpec],
+        text: str,
+        num_classes: int,
+        vocabulary_size: int = 256,
+        embedding_size: int = 16,
+        channels: int = 128,
+        width: int = 5,
+        dropout: float = 0.2,
+        lr: float = 0.01,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(num_classes, lr, weight_decay)
+        shape = list(inputs[text].get("shape", [])) if text in inputs else None
+        if shape is None or len(shape) != 1:
+            raise SpecError(
+                f"model.text is {text!r}, which must be a feature of shape (length,); "
+                f"{'there is none of that name' if shape is None else f'its shape is {tuple(shape)}'}. "
+                f"Features: {', '.join(inputs)}. Stack(column, shape=(length,), dtype='int64') makes it of a list."
+            )
+        if width < 1 or width % 2 == 0:
+            raise SpecError(f"model.width is {width}; the convolution needs an odd number of elements, such as 5.")
+        self.save_hyperparameters()
+        self._text = text
+        self._only_input = text if len(inputs) == 1 else None
+        self.embedding = nn.Embedding(vocabulary_size, embedding_size, padding_idx=0)
+        self.convolution = nn.Conv1d(embedding_size, channels, width, padding=width // 2)
+        self.output = nn.Sequential(nn.Dropout(dropout), nn.Linear(channels, num_classes))
+
+    def forward(self, x: Inputs) -> Tensor:
+        """Scores before the softmax, shape (batch, num_classes)."""
+        vectors = self.embedding(_as_dict(x, self._only_input)[self._text].long())
+        return cast(Tensor, self.output(torch.relu(self.convolution(vectors.transpose(1, 2))).amax(2)))
 
 
 def _as_dict(x: Inputs, only_input: str | None) -> dict[str, Tensor]:
