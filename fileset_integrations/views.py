@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fileset_integrations.errors import FileSetCannotDeleteError, SchemaMismatchError, SpecError
@@ -180,15 +182,11 @@ class Concatenation(View):
         """Absolute path or URL of every file, those of the first FileSet first."""
         return [file for part in self._parts for file in part.files()]
 
-    def read_file(
-        self,
-        file: int,
-        columns: Sequence[str],
-        row_groups: Sequence[int] | None = None,
-        dictionaries: Sequence[str] = (),
-    ) -> pa.Table:
+    @contextmanager
+    def _opened(self, file: int, columns: Sequence[str], dictionaries: Sequence[str]) -> Iterator[pq.ParquetFile]:
         part = int(np.searchsorted(self._starts, file, side="right")) - 1
-        return self._parts[part].read_file(file - int(self._starts[part]), columns, row_groups, dictionaries)
+        with self._parts[part]._opened(file - int(self._starts[part]), columns, dictionaries) as parquet:
+            yield parquet
 
     def verify(self) -> None:
         """Verify each FileSet.

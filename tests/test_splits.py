@@ -102,9 +102,9 @@ def test_the_golden_split_is_what_it_was():
 
     dealt = {part: rows_of(split, part, (7, 1, 0, 9, 6)) for part in names(split)}
 
-    train = {0: [1, 2, 4, 6], 3: [2, 3, 4, 5, 6, 8], 4: [0, 3, 4]}
-    val = {0: [5], 1: [0], 3: [0], 4: [1, 2]}
-    test = {0: [0, 3], 3: [1, 7], 4: [5]}
+    train = {0: [0, 1, 3, 6], 3: [0, 1, 3, 4, 5, 6], 4: [0, 2, 3]}
+    val = {0: [2], 1: [0], 3: [7], 4: [4, 5]}
+    test = {0: [4, 5], 3: [2, 8], 4: [1]}
     golden = {"train": train, "val": val, "test": test}
     assert dealt == {part: [(file, row) for file in of for row in of[file]] for part, of in golden.items()}
 

@@ -131,6 +131,8 @@ def test_a_view_travels_between_processes(view):
 
     assert there.snapshot_id == view.snapshot_id
     assert ids_of(there) == ids_of(view)
+    reader = FileSetReader(view, **ORDER)
+    assert ids(pickle.loads(pickle.dumps(reader))) == ids(reader)
 
 
 def test_views_are_not_deleted(tmp_path):
