@@ -31,11 +31,11 @@ def blocks(language: str) -> dict[str, str]:
 
 
 def test_the_readme_has_an_example_for_each_way_in():
-    assert set(blocks("python")) == {"Lightning", "Keras", "Plain PyTorch", "TensorFlow"}
+    assert set(blocks("python")) == {"Lightning", "Keras", "Plain PyTorch", "TensorFlow", "Splits"}
     assert set(blocks("bash")) == {"Two commands", "Hydra", "In a terminal"}
 
 
-@pytest.mark.parametrize("title", blocks("python"))
+@pytest.mark.parametrize("title", [title for title in blocks("python") if title != "Splits"])
 def test_an_example_runs_as_written_and_learns(title, tmp_path):
     (tmp_path / "example.py").write_text(blocks("python")[title], encoding="utf-8")
 
@@ -44,6 +44,22 @@ def test_an_example_runs_as_written_and_learns(title, tmp_path):
     last_number = float(re.findall(r"\d+\.\d+(?:e-?\d+)?", printed)[-1])
     # The variance of the targets is 3333, 0.33 and 0.75: a loss far below shows that there was something to learn from.
     assert last_number < {"Keras": 1000, "Lightning": 0.1}.get(title, 0.05)
+
+
+def test_the_split_is_as_written(tmp_path):
+    code = (
+        blocks("python")["Splits"]
+        + """
+for module, rows in ((data, 8000), (both, 9000)):
+    module.setup()
+    assert len(module.train_dataloader()) == rows // 1024
+"""
+    )
+    (tmp_path / "example.py").write_text(code, encoding="utf-8")
+
+    printed = run([sys.executable, "example.py"], tmp_path)
+
+    assert printed.strip() in code
 
 
 def test_the_terminal_commands_run_as_written(tmp_path):
