@@ -121,8 +121,8 @@ class Part(View):
     def __repr__(self) -> str:
         return f"{self._whole!r}.split({self._split})[{self._part!r}]"
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Part, (self._whole, self._split, self._part)
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != "selection"}
 
 
 class Concatenation(View):

@@ -234,3 +234,24 @@ def test_an_epoch_that_is_no_number_from_0_on_is_refused(epoch, fs):
 
 def test_a_dataset_without_rows_has_no_batches(tmp_path):
     assert FileSetPyDataset(numbered(tmp_path, (0,)), batch_size=BATCH, drop_last_batch=False).num_batches == 0
+
+
+def test_fit_reads_views_as_filesets(fs):
+    import keras
+
+    parts = fs.split(train=0.7, val=0.3, seed=1)
+    columns = Columns({"x": ["id", "y"]}, label="y")
+    ds = FileSetPyDataset(parts["train"], columns=columns, batch_size=BATCH, shuffle=True, seed=SEED)
+    val = FileSetPyDataset([parts["val"], fs], columns=ds.columns, batch_size=BATCH, drop_last_batch=False)
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("sgd", loss="mse")
+
+    history = model.fit(ds, validation_data=val, epochs=2, callbacks=[ds.callback()], verbose=0)
+
+    assert len(history.history["val_loss"]) == 2
+    reader = FileSetReader(parts["train"], batch_size=BATCH, shuffle=True, seed=SEED)
+    assert [ds[index][0][:, 0].tolist() for index in range(len(ds))] == [
+        batch["id"].tolist() for batch in reader.iter_batches(epoch=1)
+    ]
+    seen = np.concatenate([val[index][0][:, 0] for index in range(len(val))]).tolist()
+    assert seen == [*parts["val"].to_arrow(["id"])["id"].to_pylist(), *range(ROWS)]

@@ -478,6 +478,21 @@ def test_a_list_for_train_is_one_fileset_and_a_list_for_val_a_loader_for_each(tm
     assert saved["val"] == [repr(late), repr(part)] and saved["test"] == [[repr(late)] * 2, repr(part)]
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_one_part_is_trained_on_and_the_others_validated_and_tested(num_workers, train):
+    parts = train.split(train=0.6, val=0.2, test=0.2, seed=1)
+    dm = FileSetDataModule(**parts, columns=ID_COLUMNS, batch_size=4, seed=SEED, num_workers=num_workers)
+
+    model = fit(dm, max_epochs=2)
+    quiet_trainer().test(model, dm, verbose=False)
+
+    reader = FileSetReader(parts["train"], batch_size=4, shuffle=True, seed=SEED)
+    assert model.epochs() == [[batch["id"].tolist() for batch in reader.iter_batches(epoch)] for epoch in (0, 1)]
+    held_out = [part.to_arrow(["id"])["id"].to_pylist() for part in (parts["val"], parts["test"])]
+    assert [row for epoch, _, ids in model.val_seen if epoch == 1 for row in ids] == held_out[0]
+    assert [row for _, ids in model.test_seen for row in ids] == held_out[1]
+
+
 def test_strings_in_a_list_name_filesets(tmp_path):
     for name, rows in (("one", 9), ("two", 5)):
         make_fileset(tmp_path, name, rows)

@@ -8,6 +8,7 @@ import pytest
 
 from fileset_integrations import Columns, FileSetReader, Shard
 from fileset_integrations.columns import Category, Stack
+from fileset_integrations.views import as_fileset
 from tests.support.data import fileset_of, numbered, table
 
 tf = pytest.importorskip("tensorflow", reason="tensorflow is optional")
@@ -177,3 +178,15 @@ def test_an_epoch_can_be_mapped_and_prefetched(fs, expected):
     dataset = fs.to_tf_dataset(**ORDER).map(lambda batch: batch["id"] + 1).prefetch(tf.data.AUTOTUNE)
 
     assert [(batch - 1).numpy().tolist() for batch in dataset] == expected(0)
+
+
+def test_views_are_read_as_filesets_are(fs):
+    parts = fs.split(train=0.7, val=0.3, seed=1)
+
+    for view in (parts["train"], as_fileset([parts["val"], fs])):
+        dataset = view.to_tf_dataset(**ORDER)
+        reader = FileSetReader(view, **ORDER)
+        assert [ids(dataset), ids(dataset)] == [
+            [batch["id"].tolist() for batch in reader.iter_batches(epoch)] for epoch in (0, 1)
+        ]
+        assert sum(len(batch) for batch in ids(dataset)) == view.num_rows

@@ -455,3 +455,17 @@ def test_a_forked_child_reads_on_though_another_thread_held_every_lock(blocks, f
         holder.join()
 
     assert os.waitstatus_to_exitcode(status) == 0  # a child that hangs is killed: -9
+
+
+# --- views -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [WORKERS[0], WORKERS[3]], ids=[WORKER_IDS[0], WORKER_IDS[3]])
+def test_views_are_read_as_filesets_are(workers, fs):
+    parts = fs.split(train=0.7, val=0.3, seed=1)
+
+    for view in (parts["train"], [parts["val"], fs]):
+        batches = loader(FileSetIterableDataset(view, **ORDER), **workers)
+        reader = FileSetReader(view, **ORDER)
+        assert [ids(batches), ids(batches)] == [ids(reader.iter_batches(epoch)) for epoch in (0, 1)]
+    assert ids(parts["val"].to_torch_datapipe(**ORDER)) == ids(FileSetReader(parts["val"], **ORDER))

@@ -29,7 +29,6 @@ FILE_ROWS = (7, 0, 1, 12, 9, 1, 1)
 ROWS = sum(FILE_ROWS)  # 31
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
 ORDER = {"batch_size": 4, "shuffle": True, "seed": 3, "drop_last_batch": False}
-ID_COLUMNS = Columns({"id": "id", "x": ["x"]}, label="y")
 
 
 @pytest.fixture(scope="module")
@@ -391,54 +390,3 @@ def test_lists_of_another_schema_are_refused_by_column_and_fileset(tmp_path):
         FileSetReader([base, fewer], batch_size=1)
     with pytest.raises(SchemaMismatchError, match=r"columns of .*turned'\) come in another order than those of .*base"):
         as_fileset([base, turned])
-
-
-# --- faces -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_torch_reads_views(num_workers, view):
-    data = pytest.importorskip("torch.utils.data")
-    loader = data.DataLoader(view.to_torch_datapipe(**ORDER), batch_size=None, num_workers=num_workers)
-
-    assert [ids(loader) for _ in range(2)] == [expected_batches(view, epoch) for epoch in (0, 1)]
-
-
-def test_tf_data_reads_views(view):
-    pytest.importorskip("tensorflow")
-
-    assert [batch["id"].numpy().tolist() for batch in view.to_tf_dataset(**ORDER)] == expected_batches(view, 0)
-
-
-def test_keras_reads_views(view):
-    keras = pytest.importorskip("keras")
-    from fileset_integrations.keras import FileSetPyDataset
-
-    columns = Columns({"x": ["id", "y"]}, label="y")
-    ds = FileSetPyDataset(view, columns=columns, **ORDER)
-    val = FileSetPyDataset([view, view], columns=ds.columns, batch_size=4, drop_last_batch=False)
-    model = keras.Sequential([keras.layers.Dense(1)])
-    model.compile("sgd", loss="mse")
-    history = model.fit(ds, validation_data=val, epochs=1, callbacks=[ds.callback()], verbose=0)
-
-    ds.set_epoch(1)
-    assert [x[:, 0].tolist() for x, _ in (ds[index] for index in range(len(ds)))] == expected_batches(view, 1)
-    assert sum(len(x) for x, _ in (val[index] for index in range(len(val)))) == 2 * view.num_rows
-    assert "val_loss" in history.history
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_lightning_trains_on_one_view_and_validates_on_another(num_workers, view, parts):
-    pytest.importorskip("lightning.pytorch")
-    from fileset_integrations.lightning import FileSetDataModule
-    from tests.support.fitting import Recorder, quiet_trainer
-
-    dm = FileSetDataModule(
-        train=view, val=parts["test"], columns=ID_COLUMNS, batch_size=4, seed=3, num_workers=num_workers
-    )
-    model = Recorder()
-    quiet_trainer(max_epochs=2).fit(model, dm)
-
-    full = [[ids for ids in expected_batches(view, epoch) if len(ids) == 4] for epoch in (0, 1)]
-    assert model.epochs() == full
-    assert [row for epoch, _, rows in model.val_seen if epoch == 0 for row in rows] == ids_of(parts["test"])

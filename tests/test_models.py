@@ -1,0 +1,74 @@
+"""The recipes' classifiers: what they take and give, and what they refuse."""
+
+import pytest
+import torch
+
+from fileset_integrations.errors import SpecError
+from fileset_integrations.models.lightning import ImageClassifier, TextClassifier
+from tests.support.fitting import quiet_trainer
+
+TEXT = {"text": {"shape": [12], "mean": [0.0] * 12, "std": [1.0] * 12}}
+IMAGE = {"image": {"shape": [5, 4], "mean": [0.0] * 20, "std": [1.0] * 20}}
+SCRIPT = {"script": {"codes": 3}}
+
+
+def letters(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Texts of 3 to 12 letters, filled with zeros; class 1 holds "ab" somewhere, class 0 never does."""
+    generator = torch.Generator().manual_seed(0)
+    texts = torch.randint(100, 110, (rows, 12), generator=generator)
+    labels = torch.randint(0, 2, (rows,), generator=generator)
+    lengths = torch.randint(3, 13, (rows,), generator=generator)
+    for text, label, length in zip(texts, labels, lengths, strict=True):
+        if label:
+            at = int(torch.randint(0, int(length) - 1, (), generator=generator))
+            text[at : at + 2] = torch.tensor([97, 98])
+        text[length:] = 0
+    return texts, labels
+
+
+def test_a_text_classifier_finds_what_tells_classes_apart_anywhere_in_the_text():
+    texts, labels = letters(600)
+    torch.manual_seed(0)
+    model = TextClassifier(TEXT, "text", num_classes=2, channels=16, width=3)
+    batches = [(texts[at : at + 50], labels[at : at + 50]) for at in range(0, 500, 50)]
+    quiet_trainer(max_epochs=4).fit(model, torch.utils.data.DataLoader(batches, batch_size=None))
+
+    predicted = model.eval().predict_step((texts[500:], labels[500:]), 0)
+
+    assert predicted.shape == (100,)
+    assert (predicted == labels[500:]).float().mean() > 0.9
+
+
+def test_what_fills_a_text_tells_nothing_of_itself():
+    model = TextClassifier(TEXT, "text", num_classes=2)
+
+    assert not model.embedding.weight[0].any()
+
+
+@pytest.mark.parametrize("width", [1, 3, 7])
+def test_a_text_classifier_takes_one_feature_as_a_tensor_and_several_as_a_dict(width):
+    text = torch.zeros(3, 12, dtype=torch.int64)
+    alone = TextClassifier(TEXT, "text", num_classes=4, width=width)
+    among = TextClassifier(TEXT | SCRIPT, "text", num_classes=4, width=width)
+
+    assert alone(text).shape == alone({"text": text}).shape == (3, 4)
+    assert among({"text": text, "script": torch.ones(3)}).shape == (3, 4)
+    with pytest.raises(SpecError, match="several features"):
+        among(text)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: TextClassifier(TEXT, "words", 2), r"model\.text is 'words'.*none of that name.*Features: text"),
+        (lambda: TextClassifier(IMAGE, "image", 2), r"model\.text is 'image'.*its shape is \(5, 4\)"),
+        (lambda: TextClassifier(SCRIPT, "script", 2), r"model\.text is 'script'.*shape=\(length,\)"),
+        (lambda: TextClassifier(TEXT, "text", 2, width=4), r"model\.width is 4.*odd"),
+        (lambda: TextClassifier(TEXT, "text", 2, lr=0), r"lr must be > 0"),
+        (lambda: ImageClassifier(TEXT, "text", 2), r"model\.image is 'text'.*its shape is \(12,\)"),
+        (lambda: ImageClassifier(IMAGE, "image", 2, weight_decay=-1), r"weight_decay >= 0"),
+    ],
+)
+def test_what_a_classifier_cannot_take_is_refused(call, message):
+    with pytest.raises(SpecError, match=message):
+        call()
