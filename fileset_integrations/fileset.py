@@ -339,9 +339,9 @@ class FileSet:
         Args:
             seed: Seed of the draw.
             **shares: Name of each part and its share of the rows, such as train=0.8, val=0.2. Shares are exact
-                (decimals as they are written; or a `Fraction`, or a string such as "1/3") and sum to 1. Each part
-                holds its share of what the parts before it leave, rounded down: with one cut, at q, a file of n rows
-                with c rows before it gives floor(q * (c + n)) - floor(q * c) rows to the first part.
+                (decimals as they are written; or a `Fraction`, or a string such as "1/3") and sum to 1. A file of n
+                rows with c rows before it gives floor(q * (c + n)) - floor(q * c) rows to the parts before the cut at
+                q, the sum of their shares (see `splits` for files of a row or two).
 
         Returns:
             The parts by name.

@@ -3,20 +3,19 @@
 ```
 11 rows in files of 4, 1, 6; train=0.5, val=0.25, test=0.25:
 
-rows before a file, c       0     4   5       11
-train, floor(c / 2)         0     2   2        5    of the 4, 1, 6 rows: 2, 0, 3
-left by train               0     2   3        6
-val, half of what is left   0     1   1        3    1, 0, 2
-left by val: test           0     1   2        3    1, 1, 1
+rows before a file, and all         0     4   5       11
+before the cut at 1/2, rounded down 0     2   2        5    train has 2, 0, 3 of the files' rows
+before the cut at 3/4, rounded down 0     3   3        8    val has 1, 0, 2
+before the end                      0     4   5       11    test has 1, 1, 1
 ```
 
 A file's own rows are dealt out from a permutation drawn for it once: the first of it to train, the next to val, and so
 on. So the parts are disjoint and together whole, each is spread evenly over the files, and what a file gives follows
 from the row counts, the shares and the seed alone.
 
-Each part is cut off what the parts before it leave. Cutting all of them off the whole would give floor(q * (c + n)) -
-floor(q * c) rows of a file to the parts before the cut q; but that number may fall as q rises (c = 3, n = 1: one row
-before the cut at 0.5, none before that at 0.7), and a row would be in two parts. For two parts it is the same.
+Rounded so, a part would sometimes have to give a row back: of 3 rows, one lies between the cuts at 0.5 and 0.7; of 4,
+none. Where that happens, in files of less than 1 / share rows, the part keeps what it has, and its cut, and those after
+it, are late by a row until the rounding has caught up.
 """
 
 from __future__ import annotations
@@ -94,19 +93,23 @@ class Split:
 
     def places(self, file_rows: NDArray[np.int64], part: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Places [first, stop) of each file's permutation that hold a part's rows; two arrays of shape (files,)."""
-        left = np.concatenate([np.zeros(1, np.int64), np.cumsum(file_rows)])  # rows before each file, no part's yet
-        first, share_left = np.zeros(len(file_rows), np.int64), Fraction(1)
+        rows = np.concatenate([np.zeros(1, np.int64), np.cumsum(file_rows)])  # before each file, and all
+        earlier, cut = np.zeros_like(rows), Fraction(0)  # rows of the parts before this one, counted likewise
         for name, share in self.shares:
-            cut = share / share_left
-            # Python's own integers where something would leave 64 bits.
-            largest = max(cut.numerator * int(left[-1]), cut.denominator)
-            exact = left.astype(np.int64 if largest <= np.iinfo(np.int64).max else object)
-            taken = (exact * cut.numerator // cut.denominator).astype(np.int64)
-            rows = np.diff(taken)
+            cut += share
+            held = np.maximum.accumulate(_floor_of(cut, rows) - earlier)
             if name == part:
-                return first, first + rows
-            first, left, share_left = first + rows, left - taken, share_left - share
+                first = np.diff(earlier)
+                return first, first + np.diff(held)
+            earlier += held
         raise KeyError(part)
+
+
+def _floor_of(cut: Fraction, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """floor(cut * rows), exactly, whatever the numbers."""
+    largest = max(cut.numerator * int(rows[-1]), cut.denominator)
+    exact = rows.astype(np.int64 if largest <= np.iinfo(np.int64).max else object)  # else Python's own integers
+    return (exact * cut.numerator // cut.denominator).astype(np.int64)
 
 
 def _exact(name: str, share: object) -> Fraction:
