@@ -4,8 +4,8 @@
     python recipes/lightning_digits.py -m model.lr=0.1,0.01
 
 The images lie in a column of lists of 64 floats; `Stack("pixels", shape=(8, 8))` in conf/columns/digits.yaml makes a
-tensor of shape (batch, 8, 8) of it. They are one FileSet, which conf/filesets/digits.yaml splits into a part to train on
-and one to validate with. Ten epochs take a few seconds.
+tensor of shape (batch, 8, 8) of it. They are one FileSet, of which conf/filesets/digits.yaml makes a part to train
+on and one to validate with. Ten epochs take a few seconds.
 
 Expect a table in which the model is right for 98 % or more of the 450 validation images, beside two baselines: the
 commonest digit (about 10 %) and the nearest of the ten mean images (about 90 %). Beneath it: rows per second, seconds
