@@ -1,35 +1,27 @@
 """Blocks: decoded rows of a file, and where they are kept once decoded.
 
-`StreamedBlocks` decodes a block whenever it is asked for, `KeptBlocks` once and keeps it in memory, `MappedBlocks` once
-per machine into files that every process maps.
+`StreamedBlocks` decodes a block whenever it is asked for, `KeptBlocks` once and keeps it in memory; `mapped` has those
+that lie on disk.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fileset_integrations.columns import Decoder, FittedColumns
+from fileset_integrations.columns import Decoder
 from fileset_integrations.decoder import TensorSpec, Value, empty_arrays
-from fileset_integrations.errors import FileSetLocationError, SpecError
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.fits import KeptRows, iter_block
 from fileset_integrations.forks import mend_after_fork
 from fileset_integrations.plan import BlockTable
-from fileset_integrations.storage.cache import cache_root, write_atomically
 
 RUN_ROWS = 131_072  # go from a file to their block at a time; with 8,192, decoding takes half as much time again
 
@@ -226,81 +218,3 @@ class KeptBlocks(StreamedBlocks):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_all": None}
-
-
-class MappedBlocks(StreamedBlocks):
-    """Decodes each block once per machine, into files of the cache directory that are mapped from then on.
-
-    Args:
-        columns: What the tensors are, for the key of the files.
-        cache_dir: The cache directory.
-        cache_bytes: Most bytes that the blocks may take on disk; None: what is free.
-
-    Raises:
-        SpecError: All blocks together take more than `cache_bytes`.
-        FileSetLocationError: They take more than is free.
-    """
-
-    def __init__(
-        self,
-        fs: FileSet,
-        decoder: Decoder,
-        table: BlockTable,
-        kept: KeptRows,
-        columns: FittedColumns | None,
-        cache_dir: str | os.PathLike[str] | None,
-        cache_bytes: int | None,
-    ) -> None:
-        super().__init__(fs, decoder, table, kept, keep=64)
-        spec = "" if columns is None else columns.to_json()
-        key = hashlib.sha256(f"{fs.snapshot_id}\0{spec}".encode()).hexdigest()
-        self._folder = cache_root(cache_dir) / "blocks" / key
-        needed = int(kept.rows.sum()) * decoder.row_bytes
-        if cache_bytes is not None and needed > cache_bytes:
-            raise SpecError(
-                f"cache_bytes={cache_bytes}: the decoded blocks of {fs!r} take {needed} bytes. Pass at least that, or "
-                "blocks='stream'."
-            )
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        free = shutil.disk_usage(self._folder).free
-        if not any(self._folder.iterdir()) and needed > free:
-            raise FileSetLocationError(
-                f"{self._folder}: the decoded blocks of {fs!r} take {needed} bytes, {free} are free. Pass another "
-                "cache_dir=, or blocks='stream'."
-            )
-
-    def arena(self, slots: int) -> Arena | None:
-        return None
-
-    def load(self, block: int, arena: Arena | None = None, slot: int = 0) -> Loaded:
-        folder = self._folder / str(block)
-        complete = folder / "complete"
-        if not complete.exists():
-            with filelock.FileLock(self._folder / f"{block}.lock"):
-                if not complete.exists():
-                    self._write(folder, self.decode(block))
-        return Loaded({tensor.name: _map(folder, place) for place, tensor in enumerate(self._decoder.tensors)})
-
-    def _write(self, folder: Path, block: Block) -> None:
-        folder.mkdir(exist_ok=True, mode=0o700)
-        for place, value in enumerate(block.values()):
-            if isinstance(value, pa.Array):
-                sink = pa.BufferOutputStream()
-                batch = pa.record_batch([value], names=["values"])
-                with pa.ipc.new_file(sink, batch.schema) as writer:
-                    writer.write_batch(batch)
-                write_atomically(folder / f"{place}.arrow", sink.getvalue().to_pybytes())
-            else:
-                temporary = folder / f".{place}.npy"
-                np.save(temporary, value, allow_pickle=False)
-                temporary.replace(folder / f"{place}.npy")
-        write_atomically(folder / "complete", json.dumps(list(block)).encode())
-
-
-def _map(folder: Path, place: int) -> Value:
-    numbers = folder / f"{place}.npy"
-    if numbers.exists():
-        if numbers.stat().st_size and (mapped := np.load(numbers, mmap_mode="r", allow_pickle=False)).size:
-            return np.asarray(mapped)
-        return np.load(numbers, allow_pickle=False)  # nothing to map
-    return pa.ipc.open_file(pa.memory_map(str(folder / f"{place}.arrow"))).read_all()["values"].combine_chunks()

@@ -19,11 +19,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fileset_integrations.assembly import GROUPS_AHEAD, Assembly, Batch, Ordered, fit_budget, gather
-from fileset_integrations.blocks import KeptBlocks, MappedBlocks, StreamedBlocks
+from fileset_integrations.blocks import KeptBlocks, StreamedBlocks
 from fileset_integrations.columns import LABEL, WEIGHT, Columns, FittedColumns, TensorSpec, bind
 from fileset_integrations.errors import SpecError, StateMismatchError
 from fileset_integrations.fits import check_nulls, fit_once, kept_rows
 from fileset_integrations.forks import mend_after_fork
+from fileset_integrations.mapped import MappedBlocks
 from fileset_integrations.plan import ORDER, EpochPlan, Piece, Plan, transform_generator
 from fileset_integrations.spec import BatchSpec, Shard, ShuffleSpec, as_int
 from fileset_integrations.views import FileSetLike, as_fileset
