@@ -1,0 +1,286 @@
+"""Files that can be made again, within a limit of bytes: the least recently used are removed to make room for others.
+
+All processes of a machine share a folder of them:
+
+```
+root/.lock            held while room is made and while the total changes
+root/.total           bytes of all files, those being written included: never less than there are
+root/locks/7f         held by whoever makes a file of such a name
+root/ab/ab03...-4     a file; its time of access is when it was last used
+root/ab/ab03...-4.part    one that is being written, as long from the start as it will be
+```
+
+The folder itself says what there is, so that no index can be lost or be at odds with it. Only files that lie where this
+module puts them, under names that it gives, are ever removed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import filelock
+
+from fileset_integrations.errors import FileSetLocationError, SpecError
+
+_NAME = re.compile(r"[0-9a-f]{32,64}(-[0-9]+)?")
+_PART = ".part"
+_LOCKS = 256  # lock files: one for each name would never be removed, since that is not safe
+_POLL_S = 0.005
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+# Room is made in steps of at least this share of the limit: each looks at every file.
+_STEP = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file of the folder.
+
+    Attributes:
+        path: Where it lies.
+        name: Its name; that of what it will be while it is being written.
+        num_bytes: Its size.
+        used_ns: When it was last used.
+        complete: Whether it is whole: others are being written, or were when their process ended.
+    """
+
+    path: Path
+    name: str
+    num_bytes: int
+    used_ns: int
+    complete: bool
+
+
+class LruFiles:
+    """A folder of files that can be made again, within a limit. Safe between threads and processes, forked ones too.
+
+    ```python
+    with files.lock(name):                                        # others wait for one maker
+        file = files.open(name) or files.add(name, len(data), lambda file: file.write(data))
+    ```
+
+    Args:
+        root: The folder; made with mode 0700 where it is missing.
+        max_bytes: Most bytes that all files take together, those being written included; None: what is free on the
+            disk. It is the limit of whoever adds a file: processes may have different ones.
+
+    Raises:
+        FileSetLocationError: The folder cannot be made.
+    """
+
+    def __init__(self, root: Path, max_bytes: int | None = None) -> None:
+        self.root, self.max_bytes = root, max_bytes
+        try:
+            (root / "locks").mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise FileSetLocationError(
+                f"{root}: cannot make the folder ({error.strerror}). Pass another cache_dir=."
+            ) from error
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold the lock under which a file is made. A thread holds no more than one at a time."""
+        with filelock.FileLock(self._lock_path(name)).acquire(poll_interval=_POLL_S):
+            yield
+
+    def open(self, name: str) -> BinaryIO | None:
+        """A file, opened for reading and marked as used now; None where it is missing.
+
+        An open or mapped file stays as it is though it is removed to make room.
+        """
+        try:
+            file = self._path(name).open("rb")
+        except FileNotFoundError:
+            return None
+        try:
+            # The time of change stays: it tells whether it is the file that it was.
+            os.utime(file.fileno(), ns=(time.time_ns(), os.fstat(file.fileno()).st_mtime_ns))
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def add(self, name: str, num_bytes: int, write: Callable[[BinaryIO], object]) -> BinaryIO:
+        """Make a file, all of it or nothing, and open it. The caller holds `lock(name)`.
+
+        Waits where all that could be removed to make room is still being written by others.
+
+        Args:
+            name: 32 to 64 hexadecimal digits, which may be followed by "-" and a number.
+            num_bytes: Its size.
+            write: Writes it front to back; what goes wrong there goes to the caller. It is not synced: a file that must
+                outlive a crash of the machine is synced by `write`, or verified when it is read.
+
+        Raises:
+            SpecError: It is larger than the limit.
+            FileSetLocationError: The disk is full, or refuses to be written to.
+        """
+        path = self._path(name)
+        part = path.with_name(name + _PART)
+        with self._explained(num_bytes):
+            self._reserve(name, num_bytes)
+            try:
+                with part.open("r+b") as file:
+                    write(file)
+                    if (written := file.tell()) != num_bytes:
+                        raise ValueError(f"{path}: {written} bytes were written, not {num_bytes}.")
+                opened = part.open("rb")
+                try:
+                    with self._total_lock():  # nobody looks while it has two names or none
+                        part.replace(path)
+                except BaseException:
+                    opened.close()
+                    raise
+            except BaseException:
+                with self._total_lock():
+                    if self._unlink(part):
+                        self._set_total(self._total() - num_bytes)
+                raise
+            return opened
+
+    def remove(self, name: str) -> None:
+        """Remove a file, where it is there. The caller holds `lock(name)`."""
+        with self._total_lock():
+            self._set_total(self._total() - self._unlink(self._path(name)))
+
+    @contextmanager
+    def _explained(self, num_bytes: int) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _FULL:
+                raise FileSetLocationError(
+                    f"{self.root}: the disk is full; {num_bytes} bytes more were to be written. Free some, or pass "
+                    "another cache_dir=."
+                ) from error
+            if error.errno in _REFUSED:
+                raise FileSetLocationError(
+                    f"{self.root}: cannot be written to ({error.strerror}). Pass another cache_dir=."
+                ) from error
+            raise
+
+    def trim(self) -> None:
+        """Remove the least recently used files until the limit holds."""
+        if self.max_bytes is not None:
+            with self._total_lock():
+                if self._total() > self.max_bytes:
+                    self._make_room(0, None)
+
+    def entries(self) -> list[Entry]:
+        """All files, complete or not, by last use."""
+        with self._total_lock():
+            return self._look()
+
+    def _look(self) -> list[Entry]:
+        return sorted(self._found(), key=lambda entry: entry.used_ns)
+
+    def _found(self) -> Iterator[Entry]:
+        for folder in sorted(self.root.iterdir()):
+            if re.fullmatch("[0-9a-f]{2}", folder.name) and folder.is_dir() and not folder.is_symlink():
+                with os.scandir(folder) as found:
+                    for one in found:
+                        name = one.name.removesuffix(_PART)
+                        if not (_NAME.fullmatch(name) and name.startswith(folder.name)):
+                            continue
+                        with suppress(FileNotFoundError):
+                            if one.is_file(follow_symlinks=False):
+                                stat = one.stat(follow_symlinks=False)
+                                path = Path(one.path)
+                                yield Entry(path, name, stat.st_size, stat.st_atime_ns, name == one.name)
+
+    def _path(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name of a file here: pass 32 to 64 hexadecimal digits, as of a digest.")
+        return self.root / name[:2] / name
+
+    def _lock_path(self, name: str) -> Path:
+        return self.root / "locks" / f"{zlib.crc32(name.encode()) % _LOCKS:02x}"
+
+    @contextmanager
+    def _total_lock(self) -> Iterator[None]:
+        with filelock.FileLock(self.root / ".lock").acquire(poll_interval=_POLL_S):
+            yield
+
+    def _reserve(self, name: str, num_bytes: int) -> None:
+        """Make room for a file, and hold it by one of that size that has no content yet."""
+        path = self._path(name)
+        part = path.with_name(name + _PART)
+        if self.max_bytes is not None and num_bytes > self.max_bytes:
+            raise SpecError(f"cache_bytes={self.max_bytes}: one file of {num_bytes} bytes is more. Pass at least that.")
+        while True:
+            with self._total_lock():
+                total = self._total() - self._unlink(path) - self._unlink(part)  # the latter of one who was killed
+                limit = total + num_bytes if self.max_bytes is None else self.max_bytes
+                short = max(total + num_bytes - limit, num_bytes - shutil.disk_usage(self.root).free)
+                if short > 0:
+                    total = self._make_room(num_bytes, name)
+                if total + num_bytes <= limit:
+                    # The total comes first: a crash between leaves it too high, which the next look at all files mends.
+                    self._set_total(total + num_bytes)
+                    part.parent.mkdir(exist_ok=True, mode=0o700)
+                    with part.open("xb") as file:
+                        file.truncate(num_bytes)
+                    return
+            time.sleep(10 * _POLL_S)  # until others are done with what they write
+
+    def _make_room(self, num_bytes: int, name: str | None) -> int:
+        """Remove what was used least recently, so that `num_bytes` more find room; returns the bytes that remain."""
+        entries = self._look()
+        total = sum(entry.num_bytes for entry in entries)
+        free = shutil.disk_usage(self.root).free
+        excess = 0
+        if self.max_bytes is not None and total + num_bytes > self.max_bytes:
+            excess = max(total + num_bytes - self.max_bytes, self.max_bytes // _STEP)
+        # What others still have mapped is not free at once; count what was removed.
+        excess = max(excess, num_bytes - free)
+        for entry in entries:
+            if not entry.complete and self._is_abandoned(entry, name):
+                total -= self._unlink(entry.path)
+        for entry in entries:
+            if excess <= 0:
+                break
+            if entry.complete:
+                removed = self._unlink(entry.path)
+                total, excess = total - removed, excess - removed
+        self._set_total(total)
+        return total
+
+    def _is_abandoned(self, entry: Entry, holding: str | None) -> bool:
+        """Whether whoever wrote a file is gone: then nobody holds its lock."""
+        if holding is not None and self._lock_path(entry.name) == self._lock_path(holding):
+            return entry.name != holding  # we hold that lock ourselves
+        try:
+            with filelock.FileLock(self._lock_path(entry.name)).acquire(timeout=0):
+                return True
+        except filelock.Timeout:
+            return False
+
+    def _unlink(self, path: Path) -> int:
+        """Remove a file; returns the bytes that it took."""
+        try:
+            num_bytes = path.stat(follow_symlinks=False).st_size
+            path.unlink()
+        except FileNotFoundError:
+            return 0
+        return num_bytes
+
+    def _total(self) -> int:
+        try:
+            return int((self.root / ".total").read_bytes())
+        except (FileNotFoundError, ValueError):
+            return sum(entry.num_bytes for entry in self._found())
+
+    def _set_total(self, total: int) -> None:
+        # Overwritten in place, in one length: that needs no room on a disk that is full.
+        with os.fdopen(os.open(self.root / ".total", os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+            file.write(b"%20d" % max(total, 0))
