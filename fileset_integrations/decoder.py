@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from fileset_integrations.tensors import Fill, codes, interleave, is_text, numbers, put_lists, rows_with_nulls, whole
 
+STRING_BYTES = 32  # what a string is guessed to take
+
 Value = Any  # a block's column: numbers as a NumPy array, strings and bytes as an Arrow array
 
 
@@ -86,7 +88,7 @@ class Decoder:
             self.no_nulls = [tensor.columns[0] for tensor in tensors if not _holds_nulls(tensor)]
         self.dropping = [name for name in self.columns if self._policies.get(name) == "drop"]
         self.row_bytes = sum(
-            32 if tensor.kind == "values" else tensor.size * tensor.spec.dtype.itemsize for tensor in tensors
+            STRING_BYTES if tensor.kind == "values" else tensor.size * tensor.spec.dtype.itemsize for tensor in tensors
         )
 
     def decode(self, table: pa.Table, out: Mapping[str, NDArray[Any]] | None = None) -> dict[str, Value]:

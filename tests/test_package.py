@@ -25,7 +25,8 @@ FRAMEWORKS = ("torch", "keras", "tensorflow", "lightning", "pytorch_lightning", 
 # Left to right: a module imports only modules to its left. A new module takes its place here.
 ORDER = (
     *("errors", "spec", "forks", "plan", "splits", "tensors", "decoder", "column_specs", "columns", "manifest"),
-    *("storage", "engines", "making", "fileset", "views", "fits", "blocks", "mapped", "assembly", "reader", "mixing"),
+    *("storage", "engines", "making", "fileset", "views"),
+    *("fits", "blocks", "block_files", "mapped", "assembly", "reader", "mixing"),
     *("torch", "tensorflow", "lightning", "keras", "ray"),
     *("summary", "plots", "outcome", "models", "tasks", "schemas", "runs", "train", "cli"),
 )

@@ -134,19 +134,16 @@ class LruFiles:
                     write(file)
                     if (written := file.tell()) != num_bytes:
                         raise ValueError(f"{path}: {written} bytes were written, not {num_bytes}.")
-                opened = part.open("rb")
-                try:
-                    with self._total_lock():  # nobody looks while it has two names or none
-                        part.replace(path)
-                except BaseException:
-                    opened.close()
-                    raise
+                with (
+                    self._total_lock()
+                ):  # nobody looks while it has two names or none, nor removes it before it is open
+                    part.replace(path)
+                    return path.open("rb")
             except BaseException:
                 with self._total_lock():
                     if self._unlink(part):
                         self._set_total(self._total() - num_bytes)
                 raise
-            return opened
 
     def remove(self, name: str) -> None:
         """Remove a file, where it is there. The caller holds `lock(name)`."""
