@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,6 +163,9 @@ class StreamedBlocks:
             raise
         laid = {name: pa.concat_arrays(parts) if parts else pa.nulls(0) for name, parts in values.items()}
         return {one.name: laid[one.name] if one.name in laid else out[one.name] for one in decoder.tensors}
+
+    def prepare(self, blocks: Iterable[int]) -> None:
+        """Make what `get` will be asked for, where other processes make other parts of it meanwhile."""
 
     def get(self, block: int) -> Loaded:
         """One block, of the last few asked for or as `load` gives it. For callers from any thread."""

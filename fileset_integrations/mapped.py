@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, BinaryIO
 
@@ -95,15 +96,7 @@ class MappedBlocks(StreamedBlocks):
                 if block in self._mended:
                     raise self._unsound(error) from error
                 self._mended.add(block)
-            values = super().decode(block, out)
-            pieces = self._format.pack(self._identity(block), values)
-
-            def write(file: BinaryIO) -> None:
-                for piece in pieces:
-                    file.write(piece)
-
-            with self._files.add(name, sum(map(len, pieces)), write) as file:
-                self._verified[block] = _version(file)
+            values = self._make(block, name, out)
         if out is not None:
             return values
         try:
@@ -111,6 +104,26 @@ class MappedBlocks(StreamedBlocks):
         except BlockFileError as error:
             raise self._unsound(error) from error
         return values if mapped is None else mapped  # None: it had to make room for others at once
+
+    def prepare(self, blocks: Iterable[int]) -> None:
+        for block in blocks:
+            name = f"{self._key}-{block}"
+            if block not in self._held and name not in self._files:
+                with self._files.lock(name, wait=False) as mine:
+                    if mine and name not in self._files:
+                        self._make(block, name, None)
+
+    def _make(self, block: int, name: str, out: Arrays | None) -> Block:
+        values = super().decode(block, out)
+        pieces = self._format.pack(self._identity(block), values)
+
+        def write(file: BinaryIO) -> None:
+            for piece in pieces:
+                file.write(piece)
+
+        with self._files.add(name, sum(map(len, pieces)), write) as file:
+            self._verified[block] = _version(file)
+        return values
 
     def _find(self, block: int, name: str, out: Arrays | None) -> Block | None:
         """The values of a block from its file; None where there is none.

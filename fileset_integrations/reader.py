@@ -6,8 +6,10 @@ other threads decode in the order of first use. All state lives on the iterator.
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
+import warnings
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 from fileset_integrations.assembly import GROUPS_AHEAD, Assembly, Batch, Ordered, fit_budget, gather
 from fileset_integrations.blocks import KeptBlocks, StreamedBlocks
 from fileset_integrations.columns import LABEL, WEIGHT, Columns, FittedColumns, TensorSpec, bind
-from fileset_integrations.errors import SpecError, StateMismatchError
+from fileset_integrations.errors import FileSetLocationError, SpecError, StateMismatchError
 from fileset_integrations.fits import check_nulls, fit_once, kept_rows
 from fileset_integrations.forks import mend_after_fork
 from fileset_integrations.mapped import MappedBlocks
@@ -103,6 +105,7 @@ class FileSetReader:
         self._make_plan(streams)
         if blocks not in ("auto", "stream", "memory", "disk"):
             raise SpecError(f"blocks={blocks!r}: pass 'auto', 'stream', 'memory' or 'disk'.")
+        self._asked_blocks, self._cache_dir, self._cache_bytes = blocks, cache_dir, cache_bytes
         if blocks == "auto":
             otherwise: BlockMode = "disk" if random_access else "stream"
             blocks = "memory" if 2 * self.num_bytes <= memory_bytes else otherwise
@@ -116,9 +119,32 @@ class FileSetReader:
                 )
             self._store = KeptBlocks(fs, decoder, table, self._kept)
         elif blocks == "disk":
-            self._store = MappedBlocks(fs, decoder, table, self._kept, self.columns, cache_dir, cache_bytes)
+            self._store = self._mapped()
         else:
             self._store = StreamedBlocks(fs, decoder, table, self._kept, keep=self.plan.lanes + 1)
+
+    def _mapped(self) -> MappedBlocks:
+        return MappedBlocks(
+            self.fileset, self._decoder, self._table, self._kept, self.columns, self._cache_dir, self._cache_bytes
+        )
+
+    def shared(self) -> FileSetReader:
+        """The reader for processes that read the same rows: "auto" has them decode each block once, to disk.
+
+        Returns:
+            Another reader of the same batches; this one where it was told how to keep blocks, or, with a warning, where
+            the disk has no room.
+        """
+        if self._asked_blocks != "auto" or self.blocks == "disk":
+            return self
+        try:
+            store = self._mapped()
+        except (SpecError, FileSetLocationError) as error:
+            warnings.warn(f"Every process decodes all blocks for itself: {error}", UserWarning, stacklevel=2)
+            return self
+        reader = copy.copy(self)
+        reader.blocks, reader._store = "disk", store
+        return reader
 
     @property
     def num_bytes(self) -> int:
@@ -171,6 +197,7 @@ class FileSetReader:
         start, stop = self._bounds(index)
         epoch_plan = self._orders.plan(self.plan, _check_epoch(epoch))
         pieces = list(epoch_plan.pieces(start, stop))
+        self._store.prepare(piece.block for piece in pieces)
         source = _Stored(self._store, self._orders, epoch_plan)
         return self._finish(gather(self.tensors, stop - start, pieces, source), epoch, index)
 

@@ -126,6 +126,7 @@ class FileSetIterableDataset(IterableDataset[dict[str, Any]]):
             return map(to_tensors, self.reader.iter_batches(self._epochs.claim()))
         # info.seed is drawn in the main process for each set of workers: workers that share it belong together.
         epoch = self._epochs.claim_together(info.seed - info.id, info.id)
+        self.reader = self.reader.shared()  # this worker's own copy of the dataset
         reader, first, step = self.reader, info.id, info.num_workers
         return (to_tensors(reader.batch(index, epoch)) for index in range(first, len(reader), step))
 

@@ -215,7 +215,7 @@ def test_a_transform_draws_the_same_numbers_in_any_worker(fs):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_missing_file_ends_the_iteration_with_its_name(num_workers, tmp_path):
     fs = numbered(tmp_path, FILE_ROWS)
-    batches = loader(fs.to_torch_dataset(**ORDER), num_workers=num_workers)
+    batches = loader(fs.to_torch_dataset(**ORDER, cache_dir=tmp_path / "cache"), num_workers=num_workers)
     Path(fs.files()[3]).unlink()
 
     with pytest.raises(FileSetCorruptError, match=r"data_3\.parquet"):

@@ -88,10 +88,29 @@ class LruFiles:
             ) from error
 
     @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        """Hold the lock under which a file is made. A thread holds no more than one at a time."""
-        with filelock.FileLock(self._lock_path(name)).acquire(poll_interval=_POLL_S):
-            yield
+    def lock(self, name: str, wait: bool = True) -> Iterator[bool]:
+        """Hold the lock under which a file is made, if need be after others. A thread holds no more than one at a time.
+
+        Args:
+            name: The file's name.
+            wait: Wait for others; otherwise the lock is not held where they hold it.
+
+        Yields:
+            Whether it is held.
+        """
+        lock = filelock.FileLock(self._lock_path(name))
+        try:
+            lock.acquire(timeout=-1 if wait else 0, poll_interval=_POLL_S)
+        except filelock.Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def __contains__(self, name: str) -> bool:
+        return self._path(name).exists()
 
     def open(self, name: str) -> BinaryIO | None:
         """A file, opened for reading and marked as used now; None where it is missing.
@@ -256,11 +275,8 @@ class LruFiles:
         """Whether whoever wrote a file is gone: then nobody holds its lock."""
         if holding is not None and self._lock_path(entry.name) == self._lock_path(holding):
             return entry.name != holding  # we hold that lock ourselves
-        try:
-            with filelock.FileLock(self._lock_path(entry.name)).acquire(timeout=0):
-                return True
-        except filelock.Timeout:
-            return False
+        with self.lock(entry.name, wait=False) as gone:
+            return gone
 
     def _unlink(self, path: Path) -> int:
         """Remove a file; returns the bytes that it took."""
