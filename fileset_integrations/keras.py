@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 from fileset_integrations.columns import Columns, FittedColumns
@@ -95,7 +96,10 @@ class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
             transform=transform,
             random_access=True,
         )
+        if use_multiprocessing:
+            self.reader = self.reader.shared()
         self._epoch = 0
+        self._resume: tuple[int, int] | None = None  # epoch and batches of it that were trained on before
         self._told = False  # the epoch was set from outside
         self._firsts = 0  # requests for the first batch
         self._last = self._jumps = 0
@@ -106,12 +110,21 @@ class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
         return self.reader.columns
 
     @property
+    def epoch(self) -> int:
+        """The epoch that batches are of."""
+        return self._epoch
+
+    @property
     def num_batches(self) -> int:
-        """Batches of an epoch."""
-        return len(self.reader)
+        """Batches of the epoch."""
+        return len(self)
 
     def __len__(self) -> int:
-        return len(self.reader)
+        return len(self.reader) - self._done()
+
+    def _done(self) -> int:
+        """Batches of this epoch that were trained on before the state was taken that it goes on from."""
+        return self._resume[1] if self._resume is not None and self._resume[0] == self._epoch else 0
 
     def set_epoch(self, epoch: int) -> None:
         """Make the batches those of epoch `epoch`, from the next request on."""
@@ -119,6 +132,37 @@ class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
         if epoch < 0:
             raise SpecError(f"epoch={epoch}: epochs are counted from 0.")
         self._epoch, self._told = epoch, True
+
+    def state_dict(self, batches: int = 0) -> dict[str, Any]:
+        """Where training stands: flat JSON under 1 KB, the same on every rank.
+
+        Args:
+            batches: Batches of the dataset's epoch that were trained on. Keras asks for batches ahead, so that only the
+                training knows: the `batch` of a callback's `on_train_batch_end`, plus one.
+
+        Raises:
+            SpecError: The epoch has no so many batches left.
+        """
+        count = as_int(batches, "batches")
+        if not 0 <= count <= len(self):
+            raise SpecError(f"batches={count}: this epoch has {len(self)} batches.")
+        return self.reader.state(self._epoch, self._done() + count)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where the state was taken: its epoch lacks the batches before, in its length too; others are whole.
+
+        `fit` counts epochs for itself, and gives all of them the length of its first one (seen with Keras 3.15): run
+        the epoch that is resumed alone, `fit(ds, initial_epoch=ds.epoch, epochs=ds.epoch + 1)`, and then the others.
+
+        Raises:
+            StateMismatchError: The state belongs to another snapshot, seed, batch size or order.
+        """
+        epoch, batches = self.reader.resume(state)
+        if batches == len(self.reader):  # Keras has no use for an epoch without batches
+            epoch, batches = epoch + 1, 0
+        self._resume = (epoch, batches)
+        self._last = self._jumps = 0
+        self.set_epoch(epoch)
 
     def callback(self) -> keras.callbacks.Callback:
         """The callback through which `fit` tells this dataset its epoch."""
@@ -129,7 +173,10 @@ class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
             self._warn_of_repeats()
         if self.reader.blocks == "stream":
             self._refuse_jumps(index)
-        return self.reader.model_input(self.reader.batch(index, self._epoch))
+        number = as_int(index, "index")
+        if not 0 <= number < len(self):
+            raise IndexError(f"batch {number} of {len(self)}: this epoch's batches are 0 to {len(self) - 1}.")
+        return self.reader.model_input(self.reader.batch(self._done() + number, self._epoch))
 
     def _warn_of_repeats(self) -> None:
         self._firsts += 1
@@ -160,6 +207,24 @@ class _EpochCallback(keras.callbacks.Callback):  # type: ignore[misc]
     def __init__(self, dataset: FileSetPyDataset) -> None:
         super().__init__()
         self._dataset = dataset
+        self._rest: tuple[int, int] | None = None  # an epoch of this fit that was resumed, and its length
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._rest = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._dataset.set_epoch(epoch)
+        dataset, steps = self._dataset, self.params.get("steps")
+        dataset.set_epoch(epoch)
+        whole = len(dataset.reader)
+        if len(dataset) != whole:
+            self._rest = (epoch, len(dataset))
+        elif self._rest is not None and self._rest[1] == steps:
+            resumed = self._rest[0]
+            raise SpecError(
+                f"fit gives epoch {epoch} the {steps} batches that remained of epoch {resumed}, not {whole}. Resume "
+                f"that one alone, with fit(..., initial_epoch={resumed}, epochs={epoch}), and go on with "
+                f"fit(..., initial_epoch={epoch}, ...)."
+            )
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._dataset._resume = None  # the next fit takes the length before it says its epoch

@@ -18,7 +18,7 @@ from fileset_integrations.fileset import FileSet
 from fileset_integrations.fits import fit_once
 from fileset_integrations.reader import BlockMode, FileSetReader, Transform
 from fileset_integrations.spec import Shard
-from fileset_integrations.torch import current_shard, to_tensors
+from fileset_integrations.torch import check_pinning, current_shard, gpu_available, pinned, to_tensors
 from fileset_integrations.views import FileSetLike, as_fileset, is_fileset_like, shown
 
 try:
@@ -64,10 +64,14 @@ class FileSetLoader:
         reader: The reader.
         num_workers: Worker processes; 0 reads ahead with threads, which is faster.
         epoch: Asked for the epoch's number at the first batch of each iteration.
+        pin_memory: Hand out tensors in page-locked memory, from which a GPU copies while the processor goes on.
     """
 
-    def __init__(self, reader: FileSetReader, num_workers: int, epoch: Callable[[], int]) -> None:
+    def __init__(
+        self, reader: FileSetReader, num_workers: int, epoch: Callable[[], int], pin_memory: bool = False
+    ) -> None:
         self.reader, self._num_workers, self._epoch_now = reader, num_workers, epoch
+        self.pin_memory = pin_memory
         self._epoch = self._batches = 0
         self._resume: tuple[int, int] | None = None
         self._idle: list[tuple[_Indices, DataLoader[Batch]]] = []  # workers of iterations that have ended
@@ -89,7 +93,8 @@ class FileSetLoader:
 
     def _load(self, epoch: int, start: int) -> Iterator[Batch]:
         if not self._num_workers:
-            yield from map(to_tensors, self.reader.iter_batches(epoch, start))
+            batches = map(to_tensors, self.reader.iter_batches(epoch, start))
+            yield from map(pinned, batches) if self.pin_memory else batches
             return
         indices, workers = self._idle.pop() if self._idle else self._start_workers()
         indices.epoch, indices.start, indices.stop = epoch, start, len(self)
@@ -102,11 +107,12 @@ class FileSetLoader:
     def _start_workers(self) -> tuple[_Indices, DataLoader[Batch]]:
         indices = _Indices()
         workers: DataLoader[Batch] = DataLoader(
-            _IndexedBatches(self.reader),
+            _IndexedBatches(self.reader.shared()),
             batch_size=None,
             sampler=indices,
             num_workers=self._num_workers,
             persistent_workers=True,
+            pin_memory=self.pin_memory,
         )
         return indices, workers
 
@@ -149,6 +155,8 @@ class FileSetDataModule(LightningDataModule):
         drop_last_batch: Only full batches when training.
         seed: Base seed of the order.
         num_workers: Worker processes per rank; 0, where threads read ahead, is the fast path.
+        pin_memory: Hand out tensors in page-locked memory, from which a GPU copies while the processor goes on; None:
+            where the trainer's device is one of CUDA's.
         streams: See `FileSetReader`.
         blocks: See `FileSetReader`.
         memory_bytes: See `FileSetReader`.
@@ -174,6 +182,7 @@ class FileSetDataModule(LightningDataModule):
         drop_last_batch: bool = True,
         seed: int = 0,
         num_workers: int = 0,
+        pin_memory: bool | None = None,
         streams: int | None = None,
         blocks: BlockMode = "auto",
         memory_bytes: int = 2 * 2**30,
@@ -199,12 +208,15 @@ class FileSetDataModule(LightningDataModule):
                 "drop_last_batch": drop_last_batch,
                 "seed": seed,
                 "num_workers": num_workers,
+                "pin_memory": pin_memory,
                 "streams": streams,
                 "blocks": blocks,
             }
         )
         if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0:
             raise SpecError(f"num_workers={num_workers!r}: pass the number of worker processes, 0 for none.")
+        check_pinning(pin_memory)
+        self.pin_memory = pin_memory
         self.columns = columns
         self.batch_size, self.shuffle, self.drop_last_batch = batch_size, shuffle, drop_last_batch
         self.seed, self.num_workers, self.streams = seed, num_workers, streams
@@ -264,7 +276,7 @@ class FileSetDataModule(LightningDataModule):
         for loader in self._made.get(stage, ()):
             loader.close()
         loaders = [
-            FileSetLoader(self._reader(stage, place), self.num_workers, _weakly(self._epoch))
+            FileSetLoader(self._reader(stage, place), self.num_workers, _weakly(self._epoch), self._pins())
             for place in range(len(self._filesets.get(stage, ())))
         ]
         self._made[stage] = weakref.WeakSet(loaders)
@@ -296,6 +308,11 @@ class FileSetDataModule(LightningDataModule):
         if self.trainer is None:
             return current_shard()
         return Shard(self.trainer.global_rank, self.trainer.world_size)
+
+    def _pins(self) -> bool:
+        if self.pin_memory is not None:
+            return self.pin_memory
+        return gpu_available() if self.trainer is None else self.trainer.strategy.root_device.type == "cuda"
 
     def _epoch(self) -> int:
         return 0 if self.trainer is None else self.trainer.current_epoch

@@ -124,6 +124,7 @@ class DataConf:
     drop_last_batch: bool = True
     seed: int = 0
     num_workers: int = 0
+    pin_memory: bool | None = None
     streams: int | None = None
     blocks: str = "auto"
     memory_bytes: int = 2 * 2**30

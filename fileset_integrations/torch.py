@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-import threading
-import weakref
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fileset_integrations.columns import Columns, FittedColumns
+from fileset_integrations.epochs import Begin, EpochCounter
 from fileset_integrations.errors import MissingDependencyError, SpecError
-from fileset_integrations.forks import mend_after_fork
-from fileset_integrations.reader import BlockMode, FileSetReader, Transform
+from fileset_integrations.reader import BatchIterator, BlockMode, FileSetReader, Transform
 from fileset_integrations.spec import Shard, as_int
 from fileset_integrations.views import FileSetLike
 
@@ -47,12 +43,38 @@ def to_tensors(batch: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def pinned(batch: dict[str, Any]) -> dict[str, Any]:
+    """A batch with its tensors in page-locked memory; what is no tensor stays."""
+    return {name: value.pin_memory() if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+
+
+def gpu_available() -> bool:
+    """Whether there is a device that copies from page-locked memory."""
+    return torch.cuda.is_available()
+
+
+def check_pinning(pin_memory: bool | None) -> None:
+    """Refuse to pin where nothing could make use of it: torch itself fails at the first batch, deep inside.
+
+    Raises:
+        SpecError: `pin_memory` is True and there is no CUDA device, or is neither True, False nor None.
+    """
+    if pin_memory not in (None, False, True):
+        raise SpecError(f"pin_memory={pin_memory!r}: pass True, False, or None for where a GPU makes use of it.")
+    if pin_memory and not gpu_available():
+        raise SpecError(
+            "pin_memory=True: there is no CUDA device here to copy from page-locked memory. Pass False, or None, which "
+            "pins where there is one."
+        )
+
+
 class FileSetIterableDataset(IterableDataset[dict[str, Any]]):
     """Whole batches of a FileSet as dicts of tensors, one a column, or one a feature where `columns` are given.
 
     Use it as `DataLoader(dataset, batch_size=None, num_workers=n)`. Any number of workers yields the same batches in
     the same order; no workers is the fast path, since threads of our own read ahead. Each new iteration is the next
-    epoch, counted from 0; `set_epoch` chooses the next one's number.
+    epoch, counted from 0; `set_epoch` chooses the next one's number. `state_dict` and `load_state_dict` resume at any
+    batch, torchdata's `StatefulDataLoader` does so by itself. For a GPU, `DataLoader(..., pin_memory=True)` pins.
 
     Args:
         fs: The FileSet, or what else `FileSetReader` takes.
@@ -65,7 +87,7 @@ class FileSetIterableDataset(IterableDataset[dict[str, Any]]):
         streams: See `FileSetReader`.
         shard: This rank's share; None: of torch.distributed or the environment, as they stand now. It travels with the
             dataset to spawned workers, which could not find it out.
-        blocks: See `FileSetReader`.
+        blocks: See `FileSetReader`; "auto" in DataLoader workers has them decode each block once, to disk.
         memory_bytes: See `FileSetReader`.
         cache_dir: See `FileSetReader`.
         cache_bytes: See `FileSetReader`.
@@ -109,110 +131,118 @@ class FileSetIterableDataset(IterableDataset[dict[str, Any]]):
             cache_bytes=cache_bytes,
             transform=transform,
         )
-        self._epochs = _EpochCounter()
+        self._epochs = EpochCounter()
+        self._last: _Position | None = None  # where the iteration begun last in this process stands
 
     def set_epoch(self, epoch: int) -> None:
         """Make `epoch` the number of the next iteration; those after it count on from there."""
-        self._epochs.set_next(as_int(epoch, "epoch"))
+        number = as_int(epoch, "epoch")
+        if number < 0:
+            raise SpecError(f"epoch={number}: epochs are counted from 0.")
+        self._epochs.set_next(Begin(number))
 
     def __len__(self) -> int:
         """Batches of an epoch on this rank, over all workers."""
         return len(self.reader)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Batches:
         # Not a generator: the epoch is that of the moment at which the iteration begins.
         info = get_worker_info()
         if info is None:
-            return map(to_tensors, self.reader.iter_batches(self._epochs.claim()))
-        # info.seed is drawn in the main process for each set of workers: workers that share it belong together.
-        epoch = self._epochs.claim_together(info.seed - info.id, info.id)
-        self.reader = self.reader.shared()  # this worker's own copy of the dataset
-        reader, first, step = self.reader, info.id, info.num_workers
-        return (to_tensors(reader.batch(index, epoch)) for index in range(first, len(reader), step))
+            number, begin = self._epochs.claim()
+        else:
+            # info.seed is drawn in the main process for each set of workers: workers that share it belong together.
+            number, begin = self._epochs.claim_together(info.seed - info.id, info.id)
+            self.reader = self.reader.shared()  # in this worker's own copy of the dataset
+        batches = Batches(self.reader, self._epochs, number, begin)
+        self._last = batches.position
+        return batches
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the iteration that was begun last stands: flat JSON under 1 KB, the same on every rank.
+
+        It counts the batches that were handed out here. What a DataLoader's workers took ahead of the training is not
+        known here: keep the state of a torchdata `StatefulDataLoader` then, or `dataset.reader.state(epoch, batches)`
+        with the batches that you counted.
+
+        Raises:
+            SpecError: That iteration was of DataLoader workers.
+        """
+        if get_worker_info() is not None and self._last is not None:
+            return self.reader.state(self._last.epoch, self._last.batches)
+        begun, coming = self._epochs.coming()
+        if coming is not None or not begun:
+            return self.reader.state(*(coming or Begin(0)).place(self.reader))
+        if self._last is None or self._last.number != begun - 1:
+            raise SpecError(
+                "The workers of a DataLoader took the last batches of this dataset, more than were trained on. Save "
+                "the state of a torchdata StatefulDataLoader instead of this one's, or "
+                "dataset.reader.state(epoch, batches) with the batches that you counted."
+            )
+        return self.reader.state(self._last.epoch, self._last.batches)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Make the next iteration go on where the state was taken, on any number of workers; the next epochs follow.
+
+        Raises:
+            StateMismatchError: The state belongs to another snapshot, seed, batch size or order.
+        """
+        epoch, _ = self.reader.resume(state)
+        if get_worker_info() is None:  # a StatefulDataLoader tells the iterators of its workers themselves
+            self._epochs.set_next(Begin(epoch, dict(state)))
 
 
-class _EpochCounter:
-    """Numbers the iterations of one dataset over all processes that hold a copy of it.
+@dataclass(slots=True)
+class _Position:
+    """Where an iteration stands: the `number`-th of its dataset, `batches` of the epoch done."""
 
-    DataLoader workers cannot be told the epoch: forked or spawned ones get the dataset as it was, and persistent ones
-    keep it. So the workers of one iteration settle its number among themselves, by who first links a file of that
-    number: it holds the name of their iteration, which the others then find there. Each takes its own place in it.
+    number: int
+    epoch: int
+    batches: int
+
+
+class Batches(Iterator[dict[str, Any]]):
+    """One iteration over a dataset, or a DataLoader worker's part of it: every so many-th batch.
+
+    It has the state that torchdata's `StatefulDataLoader` keeps; that of a worker counts up to its own next batch.
+
+    Attributes:
+        position: Where it stands.
     """
 
-    def __init__(self) -> None:
-        self._folder = tempfile.mkdtemp(prefix="fileset-epochs-")
-        self._lock = threading.Lock()
-        self._rounds: dict[int, int] = {}  # set of workers -> iterations this worker has begun in it
-        mend_after_fork(self)
-        weakref.finalize(self, _remove, self._folder, os.getpid())
+    def __init__(self, reader: FileSetReader, epochs: EpochCounter, number: int, begin: Begin) -> None:
+        self._reader, self._epochs = reader, epochs
+        info = get_worker_info()
+        self._step = None if info is None else info.num_workers
+        epoch, batches = begin.place(reader)
+        self.position = _Position(number, epoch, batches + (0 if info is None else info.id))
+        self._read_ahead: BatchIterator | None = None
 
-    def claim(self) -> int:
-        """The number of an iteration that begins in this process."""
-        with self._lock:
-            return self._settle(f"main {os.getpid()} {os.urandom(8).hex()}")
+    def __next__(self) -> dict[str, Any]:
+        position = self.position
+        if self._step is None:
+            if self._read_ahead is None:
+                self._read_ahead = self._reader.iter_batches(position.epoch, position.batches)
+            batch = next(self._read_ahead)
+            position.batches += 1
+        else:
+            if position.batches >= len(self._reader):
+                raise StopIteration
+            batch = self._reader.batch(position.batches, position.epoch)
+            position.batches += self._step
+        return to_tensors(batch)
 
-    def claim_together(self, workers: int, worker: int) -> int:
-        """The number of an iteration that the workers of one set begin together.
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands: flat JSON under 1 KB."""
+        return self._reader.state(self.position.epoch, min(self.position.batches, len(self._reader)))
 
-        Args:
-            workers: What names the set.
-            worker: Which of them this is.
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where the state was taken, and let the dataset's epochs count on from there.
+
+        Raises:
+            StateMismatchError: The state belongs to another snapshot, seed, batch size or order.
         """
-        with self._lock:
-            self._rounds[workers] = self._rounds.get(workers, 0) + 1
-            return self._settle(f"workers {workers} {self._rounds[workers]}", worker)
-
-    def set_next(self, epoch: int) -> None:
-        """Number the next iteration `epoch`, and those after it from there on."""
-        if epoch < 0:
-            raise SpecError(f"epoch={epoch}: epochs are counted from 0.")
-        claimed = sum(1 for path in Path(self._folder).iterdir() if path.name.isdecimal())
-        self._write(f"from-{claimed}", str(epoch))
-
-    def _settle(self, iteration: str, worker: int = 0) -> int:
-        # Sets of workers share a name where torch's generator was seeded alike before each: then the later set finds
-        # its places in the earlier one's iteration taken, and goes on to the next.
-        folder = Path(self._folder)
-        mine = folder / f".{os.getpid()}-{threading.get_ident()}"
-        mine.write_text(iteration)
-        number = 0
-        while not (self._joins(mine, str(number), iteration) and self._links(mine, f"{number}.{worker}")):
-            number += 1
-        mine.unlink()
-        starts = [int(path.name.removeprefix("from-")) for path in folder.glob("from-*")]
-        start = max((start for start in starts if start <= number), default=None)
-        if start is None:
-            return number
-        return int((folder / f"from-{start}").read_text()) + number - start
-
-    def _joins(self, mine: Path, name: str, iteration: str) -> bool:
-        return self._links(mine, name) or (Path(self._folder) / name).read_text() == iteration
-
-    def _links(self, mine: Path, name: str) -> bool:
-        try:
-            os.link(mine, Path(self._folder) / name)
-        except FileExistsError:
-            return False
-        return True
-
-    def _write(self, name: str, text: str) -> None:
-        temporary = Path(self._folder) / f".{name}"
-        temporary.write_text(text)
-        temporary.replace(Path(self._folder) / name)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_folder": self._folder}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # A copy in another process shares the folder, which its maker removes.
-        self.__dict__.update(state, _lock=threading.Lock(), _rounds={})
-        mend_after_fork(self)
-
-    def after_fork(self) -> None:
-        """Renew the lock."""
-        self._lock = threading.Lock()
-
-
-def _remove(folder: str, maker: int) -> None:
-    if os.getpid() == maker:  # not in a forked worker
-        shutil.rmtree(folder, ignore_errors=True)
+        epoch, batches = self._reader.resume(state)
+        self._read_ahead = None
+        self.position.epoch, self.position.batches = epoch, batches
+        self._epochs.settle(self.position.number, Begin(epoch))

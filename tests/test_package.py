@@ -26,7 +26,7 @@ FRAMEWORKS = ("torch", "keras", "tensorflow", "lightning", "pytorch_lightning", 
 ORDER = (
     *("errors", "spec", "forks", "plan", "splits", "tensors", "decoder", "column_specs", "columns", "manifest"),
     *("storage", "engines", "making", "fileset", "views"),
-    *("fits", "blocks", "block_files", "mapped", "assembly", "reader", "mixing"),
+    *("fits", "blocks", "block_files", "mapped", "assembly", "reader", "epochs", "mixing"),
     *("torch", "tensorflow", "lightning", "keras", "ray"),
     *("summary", "plots", "outcome", "models", "tasks", "schemas", "runs", "train", "cli"),
 )
