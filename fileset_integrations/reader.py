@@ -56,17 +56,19 @@ class FileSetReader:
             multiple of the world size that is at least 8.
         shard: This rank's share: `Shard(rank, world_size)`.
         blocks: "stream" decodes files as they are needed, in every epoch; "memory" keeps decoded blocks; "disk" keeps
-            them in the cache directory, mapped; "auto" keeps them in memory where they take at most half of
-            `memory_bytes`, and streams otherwise.
+            them in the cache directory, where all processes of the machine find them; "auto" keeps them in memory where
+            they take at most half of `memory_bytes`, and streams otherwise.
         memory_bytes: Bound for what is in memory at once: open blocks, those read ahead or kept, outstanding batches.
             It never changes the order.
         cache_dir: The cache directory; None: `FILESET_CACHE_DIR`, else the user's.
-        cache_bytes: Most bytes that blocks="disk" may take.
+        cache_bytes: Most bytes that the decoded blocks of all FileSets take in the cache directory: those used least
+            recently make room for others. None: what is free on its disk.
         transform: A picklable function batch, generator -> batch, whose generator is seeded by (seed, epoch, batch).
         random_access: Batches will be asked for by index, in any order: "auto" never streams then.
 
     Raises:
         SpecError: An argument is out of range, or the ranks cannot be served equally.
+        FileSetLocationError: blocks="disk" finds no room in the cache directory.
         ColumnError: A column is missing or has no tensor form as asked.
         NullValueError: A column holds nulls and its policy is "error".
     """
@@ -375,6 +377,19 @@ class _Stored:
         """Nothing is let go of: the store keeps the last few."""
 
 
+_at_work: weakref.WeakSet[Assembly] = weakref.WeakSet()
+
+
+def _stop_all() -> None:
+    for assembly in list(_at_work):
+        assembly.shut_down()
+
+
+# Python waits for the threads of pools before it ends, and pools take no work by then: a thread that gathers would wait
+# for ever for a block that is never decoded. What `atexit` or a finalizer does comes after that.
+threading._register_atexit(_stop_all)  # type: ignore[attr-defined]
+
+
 class BatchIterator(Iterator[Batch]):
     """The rest of one epoch, in order. Threads start at the first `next` and end with the iterator.
 
@@ -424,6 +439,7 @@ class BatchIterator(Iterator[Batch]):
                 reader.plan, reader.tensors, reader._store, reader._budget, self._epoch, self._index
             )
             self._close = weakref.finalize(self, self._assembly.shut_down)
+            _at_work.add(self._assembly)
         while len(self._groups) < GROUPS_AHEAD and self._asked < len(reader):
             # The first batch comes alone: nobody waits for the rest of a group before it.
             stop = min(self._asked + (reader._budget.group if self._asked > self._index else 1), len(reader))

@@ -40,11 +40,12 @@ FAILURES = {
 
 @pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_a_file_that_fails_is_named_at_the_batch_that_needs_it(tmp_path, failure, shuffle):
+@pytest.mark.parametrize("blocks", ["stream", "memory", "disk"])
+def test_a_file_that_fails_is_named_at_the_batch_that_needs_it(tmp_path, failure, shuffle, blocks):
     fs = numbered(tmp_path, [20] * 6)
-    options = {"batch_size": 4, "shuffle": shuffle, "streams": 1, "blocks": "stream"}
+    options = {"batch_size": 4, "shuffle": shuffle, "streams": 1, "blocks": blocks, "cache_dir": tmp_path / "cache"}
+    expected = ids(FileSetReader(fs, **{**options, "blocks": "stream"}))
     reader = FileSetReader(fs, **options)
-    expected = ids(reader)
     needing = [index for index in range(len(reader)) if (reader.rows(index)[:, 0] == 3).any()]
     FAILURES[failure](tmp_path / "data_3.parquet")
 
@@ -60,6 +61,26 @@ def test_a_file_that_fails_is_named_at_the_batch_that_needs_it(tmp_path, failure
         reader.batch(needing[0])
     rest = ids(FileSetReader(fs, **options).iter_batches(start=needing[-1] + 1))
     assert rest == expected[needing[-1] + 1 :]
+
+
+@pytest.mark.parametrize("blocks", ["stream", "memory", "disk"])
+def test_a_file_that_vanishes_mid_epoch_is_named_at_the_batch_that_needs_it(tmp_path, blocks):
+    fs = numbered(tmp_path, [400] * 12)  # many more batches than are gathered ahead
+    options = {"batch_size": 4, "shuffle": True, "streams": 2, "blocks": blocks, "cache_dir": tmp_path / "cache"}
+    reader = FileSetReader(fs, **options)
+    used = [set(reader.rows(index)[:, 0].tolist()) for index in range(len(reader))]
+    last = (used[-1] - set.union(*used[: len(used) // 2])).pop()  # far from what is read ahead at the start
+    first = next(index for index, files in enumerate(used) if last in files)
+    expected = ids(FileSetReader(fs, **{**options, "blocks": "stream"}))
+
+    iterator = reader.iter_batches()
+    delivered = ids(itertools.islice(iterator, 2))
+    (tmp_path / f"data_{last}.parquet").unlink()
+    delivered += ids(itertools.islice(iterator, first - 2))
+
+    assert delivered == expected[:first]
+    with pytest.raises(FileSetCorruptError, match=rf"data_{last}\.parquet"):
+        next(iterator)
 
 
 def test_a_file_that_is_mended_is_read_by_the_next_iterator(tmp_path):
