@@ -312,7 +312,8 @@ class FileSetDataModule(LightningDataModule):
     def _pins(self) -> bool:
         if self.pin_memory is not None:
             return self.pin_memory
-        return gpu_available() if self.trainer is None else self.trainer.strategy.root_device.type == "cuda"
+        # A machine may have a GPU and the trainer not use it.
+        return gpu_available() and (self.trainer is None or self.trainer.strategy.root_device.type == "cuda")
 
     def _epoch(self) -> int:
         return 0 if self.trainer is None else self.trainer.current_epoch

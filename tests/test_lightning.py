@@ -177,7 +177,7 @@ def test_the_length_is_the_number_of_batches(num_workers, drop_last_batch, datam
 
 
 def test_an_iteration_begins_at_the_first_next_and_reads_the_epoch_there(datamodule, expected):
-    dm = datamodule()
+    dm = datamodule(pin_memory=False)
     dm.trainer = SimpleNamespace(global_rank=0, world_size=1, current_epoch=0)
     batches = iter(dm.train_dataloader())  # Lightning asks for it before the epoch is known
 
@@ -560,7 +560,7 @@ def test_text_of_a_module_has_no_side_effects(datamodule, train, monkeypatch):
 
 
 def test_the_rank_is_the_trainers_though_loaders_were_made_before_it(datamodule):
-    dm = datamodule()
+    dm = datamodule(pin_memory=False)
     dm.setup("fit")
     before = dm.train_dataloader().reader.shard
 

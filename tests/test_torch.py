@@ -1,45 +1,20 @@
-"""Plain PyTorch: the same batches through any number of workers, a new order in each epoch, iterations apart."""
+"""Plain PyTorch: what a batch is, how many there are, and whose rows they hold."""
 
-import contextlib
-import copy
-import gc
-import itertools
-import os
-import pickle
-import signal
-import tempfile
-import threading
 import warnings
-from collections import Counter
-from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from fileset_integrations import Columns, FileSetReader, Shard
 from fileset_integrations.columns import Category
-from fileset_integrations.errors import FileSetCorruptError, SpecError
+from fileset_integrations.errors import SpecError
 from fileset_integrations.torch import FileSetIterableDataset, current_shard
-from tests.support import count
-from tests.support.data import fileset_of, numbered, table
+from tests.support.data import fileset_of, ids, numbered, table
+from tests.support.torch_loading import BATCH, FILE_ROWS, ORDER, ROWS, WORKER_IDS, WORKERS, loader
 
 # Three workers are more than a small machine has cores for.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
-
-FILE_ROWS = (7, 0, 1, 12, 9)
-ROWS = sum(FILE_ROWS)  # 29
-BATCH = 4
-ORDER = {"batch_size": BATCH, "shuffle": True, "seed": 3, "drop_last_batch": False}
-WORKERS = [
-    {"num_workers": 0},
-    {"num_workers": 2},
-    {"num_workers": 3},
-    {"num_workers": 2, "persistent_workers": True},
-]
-WORKER_IDS = ["0", "2", "3", "2-persistent"]
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +26,7 @@ def fs(tmp_path_factory):
 def expected(fs):
     """What the reader yields: expected(epoch) is a list of lists of ids."""
     reader = FileSetReader(fs, **ORDER)
-    return lambda epoch: [batch["id"].tolist() for batch in reader.iter_batches(epoch)]
-
-
-def ids(batches):
-    return [batch["id"].tolist() for batch in batches]
-
-
-def loader(dataset, **options):
-    return DataLoader(dataset, batch_size=None, **options)
+    return lambda epoch: ids(reader.iter_batches(epoch))
 
 
 # --- what a batch is -------------------------------------------------------------------------------------------------
@@ -145,193 +112,6 @@ def test_writing_into_a_batch_disturbs_nothing_and_warns_of_nothing(blocks, num_
     assert again == expected(0)
 
 
-# --- workers ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("options", WORKERS, ids=WORKER_IDS)
-@pytest.mark.parametrize("drop_last_batch", [False, True])
-def test_any_number_of_workers_yields_the_readers_sequence_of_each_epoch(options, drop_last_batch, fs):
-    order = ORDER | {"drop_last_batch": drop_last_batch}
-    reader = FileSetReader(fs, **order)
-    batches = loader(fs.to_torch_datapipe(**order), **options)
-
-    epochs = [ids(batches) for _ in range(3)]
-
-    assert epochs == [ids(reader.iter_batches(epoch)) for epoch in range(3)]
-    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
-
-
-@pytest.mark.parametrize("num_workers", [0, 2, 5, 12])
-def test_every_row_comes_once_though_workers_outnumber_batches(num_workers, fs):
-    dataset = fs.to_torch_dataset(batch_size=10, shuffle=True, drop_last_batch=False)
-
-    seen = [row for batch in ids(loader(dataset, num_workers=num_workers)) for row in batch]
-
-    assert sorted(seen) == list(range(ROWS))
-
-
-def test_without_shuffle_every_epoch_is_in_the_files_order(fs):
-    dataset = fs.to_torch_dataset(batch_size=BATCH, drop_last_batch=False)
-
-    epochs = [ids(loader(dataset, num_workers=workers)) for workers in (0, 2)]
-
-    natural = list(range(ROWS))
-    assert epochs == [[natural[at : at + BATCH] for at in range(0, ROWS, BATCH)]] * 2
-
-
-@pytest.mark.parametrize("context", ["spawn", "forkserver"])
-def test_workers_may_be_started_in_any_way(context, fs, expected):
-    dataset = fs.to_torch_dataset(**ORDER, transform=negate_y)
-    batches = loader(dataset, num_workers=2, persistent_workers=True, multiprocessing_context=context)
-
-    epochs = [list(batches) for _ in range(2)]
-
-    assert [ids(epoch) for epoch in epochs] == [expected(0), expected(1)]
-    assert torch.equal(epochs[0][0]["y"], epochs[0][0]["id"].float())
-
-
-def negate_y(batch, generator):
-    del generator
-    return batch | {"y": -batch["y"]}
-
-
-def add_noise(batch, generator):
-    assert isinstance(batch["x"], np.ndarray)
-    return {"id": batch["id"], "noise": generator.standard_normal(len(batch["id"]))}
-
-
-def test_a_transform_draws_the_same_numbers_in_any_worker(fs):
-    def noise(num_workers):
-        dataset = fs.to_torch_dataset(**ORDER, transform=add_noise)
-        return [[batch["noise"].tolist() for batch in loader(dataset, num_workers=num_workers)] for _ in range(2)]
-
-    by_main, by_workers = noise(0), noise(2)
-
-    assert by_main == by_workers
-    assert by_main[0] != by_main[1]
-    assert len({number for epoch in by_main for batch in epoch for number in batch}) == 2 * ROWS
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_missing_file_ends_the_iteration_with_its_name(num_workers, tmp_path):
-    fs = numbered(tmp_path, FILE_ROWS)
-    batches = loader(fs.to_torch_dataset(**ORDER, cache_dir=tmp_path / "cache"), num_workers=num_workers)
-    Path(fs.files()[3]).unlink()
-
-    with pytest.raises(FileSetCorruptError, match=r"data_3\.parquet"):
-        list(batches)
-
-
-# --- epochs ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("options", WORKERS, ids=WORKER_IDS)
-def test_each_new_iteration_is_the_next_epoch_though_the_one_before_was_broken_off(options, fs, expected):
-    batches = loader(fs.to_torch_dataset(**ORDER), **options)
-
-    broken_off = ids(itertools.islice(batches, 2))
-    whole = ids(batches)
-    again_broken_off = ids(itertools.islice(batches, 1))
-    last = ids(batches)
-
-    assert broken_off == expected(0)[:2]
-    assert whole == expected(1)
-    assert again_broken_off == expected(2)[:1]
-    assert last == expected(3)
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_two_iterators_at_once_are_two_whole_epochs(num_workers, fs, expected):
-    batches = loader(fs.to_torch_dataset(**ORDER), num_workers=num_workers)
-
-    left, right = zip(*zip(batches, batches, strict=True), strict=True)
-
-    assert sorted([ids(left), ids(right)]) == sorted([expected(0), expected(1)])
-
-
-def test_two_threads_at_once_read_two_whole_epochs(fs, expected):
-    dataset = fs.to_torch_dataset(**ORDER)
-    seen = []
-    threads = [threading.Thread(target=lambda: seen.append(ids(dataset))) for _ in range(4)]
-
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-
-    assert sorted(seen) == sorted(expected(epoch) for epoch in range(4))
-
-
-def test_loaders_of_one_dataset_count_its_epochs_together(fs, expected):
-    dataset = fs.to_torch_dataset(**ORDER)
-
-    epochs = [ids(loader(dataset, num_workers=workers)) for workers in (2, 0, 3)]
-
-    assert epochs == [expected(0), expected(1), expected(2)]
-
-
-@pytest.mark.parametrize("options", WORKERS, ids=WORKER_IDS)
-def test_set_epoch_fixes_the_next_and_counts_on_from_there(options, fs, expected):
-    dataset = fs.to_torch_dataset(**ORDER)
-    batches = loader(dataset, **options)
-
-    first = ids(batches)
-    dataset.set_epoch(7)
-    dataset.set_epoch(5)
-    following = [ids(batches) for _ in range(2)]
-    dataset.set_epoch(0)
-    back = ids(batches)
-
-    assert [first, *following, back] == [expected(0), expected(5), expected(6), expected(0)]
-
-
-@pytest.mark.parametrize("epoch", [-1, 1.5, "1", True])
-def test_an_epoch_that_is_no_number_from_0_on_is_refused(epoch, fs):
-    with pytest.raises(SpecError, match="epoch"):
-        fs.to_torch_dataset(**ORDER).set_epoch(epoch)
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_reseeding_torch_before_each_epoch_does_not_repeat_one(num_workers, fs, expected):
-    # What names a set of workers is drawn from torch's global generator, so each set gets the same name here.
-    batches = loader(fs.to_torch_dataset(**ORDER), num_workers=num_workers)
-
-    epochs = []
-    for _ in range(3):
-        torch.manual_seed(0)
-        epochs.append(ids(batches))
-
-    assert epochs == [expected(0), expected(1), expected(2)]
-
-
-def test_iterating_leaves_global_random_states_alone(fs):
-    torch.manual_seed(1)
-    np.random.seed(1)  # noqa: NPY002
-    before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
-
-    list(fs.to_torch_dataset(**ORDER))
-
-    assert torch.equal(torch.get_rng_state(), before[0])
-    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
-
-
-def test_the_counter_of_epochs_leaves_nothing_behind(fs, tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    dataset = fs.to_torch_dataset(**ORDER)
-    copies = pickle.loads(pickle.dumps(dataset)), copy.deepcopy(dataset)
-
-    list(loader(dataset, num_workers=2))  # forked workers end here
-    del copies
-    gc.collect()
-    kept = list(tmp_path.glob("fileset-*"))
-    list(dataset)
-    del dataset
-    gc.collect()
-
-    assert len(kept) == 1
-    assert list(tmp_path.iterdir()) == []
-
-
 # --- length and shares -----------------------------------------------------------------------------------------------
 
 
@@ -391,70 +171,6 @@ def test_an_environment_that_is_no_rank_is_refused(rank, world_size, fs, monkeyp
 
     with pytest.raises(SpecError):
         fs.to_torch_dataset(batch_size=2)
-
-
-# --- processes -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.timeout(count(120, 1200))
-@pytest.mark.parametrize("blocks", ["stream", "memory", "disk"])
-def test_forking_while_threads_read_does_not_hang(blocks, tmp_path):
-    fs = numbered(tmp_path, (100,) * 8)
-    dataset = FileSetIterableDataset(fs, batch_size=16, shuffle=True, drop_last_batch=False, blocks=blocks)
-    stop = threading.Event()
-
-    def read_all_the_time():
-        while not stop.is_set():
-            for index in range(len(dataset)):
-                dataset.reader.batch(index)
-
-    readers = [threading.Thread(target=read_all_the_time, daemon=True) for _ in range(2)]
-    for reader in readers:
-        reader.start()
-    try:
-        for _ in range(count(2, 100)):
-            under_way = iter(dataset)
-            next(under_way)  # its threads read ahead now
-            seen = Counter(row for batch in loader(dataset, num_workers=2) for row in batch["id"].tolist())
-            assert seen == Counter(range(800))
-    finally:
-        stop.set()
-        for reader in readers:
-            reader.join(60)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("blocks", ["stream", "memory", "disk"])
-def test_a_forked_child_reads_on_though_another_thread_held_every_lock(blocks, fs):
-    reader = FileSetReader(fs, blocks=blocks, **ORDER)
-    expected = reader.batch(0)["id"].tolist()
-    locks = [reader._store._lock, reader._orders._lock]
-    locks += [slot._settled._cond for slot in reader._store._held.values()]
-    held, release = threading.Event(), threading.Event()
-
-    def hold():
-        with contextlib.ExitStack() as stack:
-            for lock in locks:
-                stack.enter_context(lock)
-            held.set()
-            release.wait(60)
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    held.wait(10)
-    child = os.fork()
-    if not child:
-        os._exit(0 if reader.batch(0)["id"].tolist() == expected else 2)
-    killer = threading.Timer(20, os.kill, [child, signal.SIGKILL])
-    killer.start()
-    try:
-        _, status = os.waitpid(child, 0)
-    finally:
-        killer.cancel()
-        release.set()
-        holder.join()
-
-    assert os.waitstatus_to_exitcode(status) == 0  # a child that hangs is killed: -9
 
 
 # --- views -----------------------------------------------------------------------------------------------------------

@@ -2,38 +2,34 @@
 
 import itertools
 import json
+import math
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from fileset_integrations import FileSetReader, Shard
 from fileset_integrations.errors import SpecError, StateMismatchError
 from tests.support import count
 from tests.support.data import ids, numbered
+from tests.support.torch_loading import BATCH, FILE_ROWS, ORDER, ROWS, loader
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),
     pytest.mark.filterwarnings("ignore:'set_vital' is deprecated"),  # torchdata 0.11 under torch 2.13
 ]
 
-ORDER = {"batch_size": 4, "shuffle": True, "seed": 3, "drop_last_batch": False}
-BATCHES = 8
+BATCHES = math.ceil(ROWS / BATCH)  # 8
 
 
 @pytest.fixture(scope="module")
 def fs(tmp_path_factory):
-    return numbered(tmp_path_factory.mktemp("numbered"), (7, 0, 1, 12, 9))
+    return numbered(tmp_path_factory.mktemp("numbered"), FILE_ROWS)
 
 
 @pytest.fixture(scope="module")
 def expected(fs):
     reader = FileSetReader(fs, **ORDER)
     return lambda epoch: ids(reader.iter_batches(epoch))
-
-
-def loader(dataset, **options):
-    return DataLoader(dataset, batch_size=None, **options)
 
 
 def through_json(state):
