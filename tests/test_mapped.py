@@ -24,13 +24,13 @@ def fs(tmp_path):
 @pytest.fixture
 def decoded(monkeypatch):
     """The files that were decoded, by index."""
-    files, read_file = [], FileSet.read_file
+    files, iter_file = [], FileSet.iter_file
 
     def noted(self, file, *args, **kwargs):
         files.append(file)
-        return read_file(self, file, *args, **kwargs)
+        return iter_file(self, file, *args, **kwargs)
 
-    monkeypatch.setattr(FileSet, "read_file", noted)
+    monkeypatch.setattr(FileSet, "iter_file", noted)
     return files
 
 

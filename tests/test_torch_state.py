@@ -9,6 +9,7 @@ import torch
 
 from fileset_integrations import FileSetReader, Shard
 from fileset_integrations.errors import SpecError, StateMismatchError
+from fileset_integrations.plan import ORDER as ORDER_NAME
 from tests.support import count
 from tests.support.data import ids, numbered
 from tests.support.torch_loading import BATCH, FILE_ROWS, ORDER, ROWS, loader
@@ -167,7 +168,7 @@ def test_the_state_of_a_stateful_dataloader_holds_a_reader_state_for_each_worker
 
     text = json.dumps(batches.state_dict())
 
-    assert text.count('"spans-1"') == 2 * max(num_workers, 1)  # the dataset's and its iterator's
+    assert text.count(f'"{ORDER_NAME}"') == 2 * max(num_workers, 1)  # the dataset's and its iterator's
     assert len(text) < 1024 * 2 * max(num_workers, 1)
 
 

@@ -144,14 +144,14 @@ def test_workers_decode_each_block_once_to_disk_and_all_later_ones_find_it_there
 
 def test_two_workers_at_once_decode_no_block_twice(tmp_path, monkeypatch):
     fs = numbered(tmp_path / "data", [200] * 12)
-    decoded, read_file = multiprocessing.get_context("fork").Value("i", 0), FileSet.read_file
+    decoded, iter_file = multiprocessing.get_context("fork").Value("i", 0), FileSet.iter_file
 
     def counted(self, file, *args, **kwargs):
         with decoded:
             decoded.value += 1
-        return read_file(self, file, *args, **kwargs)
+        return iter_file(self, file, *args, **kwargs)
 
-    monkeypatch.setattr(FileSet, "read_file", counted)
+    monkeypatch.setattr(FileSet, "iter_file", counted)
     dataset = fs.to_torch_dataset(batch_size=16, shuffle=True, cache_dir=tmp_path / "cache")
 
     seen = sorted(row for batch in ids(loader(dataset, num_workers=2)) for row in batch)
