@@ -388,6 +388,8 @@ def _stop_all() -> None:
 # Python waits for the threads of pools before it ends, and pools take no work by then: a thread that gathers would wait
 # for ever for a block that is never decoded. What `atexit` or a finalizer does comes after that.
 threading._register_atexit(_stop_all)  # type: ignore[attr-defined]
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_at_work.clear)  # their threads are not in the child
 
 
 class BatchIterator(Iterator[Batch]):

@@ -12,7 +12,7 @@ from fileset_integrations.errors import SpecError, StateMismatchError
 from fileset_integrations.plan import ORDER as ORDER_NAME
 from tests.support import count
 from tests.support.data import ids, numbered
-from tests.support.torch_loading import BATCH, FILE_ROWS, ORDER, ROWS, loader
+from tests.support.torch_loading import BATCH, FILE_ROWS, ORDER, ROWS, failure_of, loader
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),
@@ -179,8 +179,7 @@ def test_a_stateful_dataloader_of_another_order_is_refused_with_both_values(num_
     other = stateful_loader(fs.to_torch_dataset(**{**ORDER, "seed": 4}), num_workers=num_workers)
     other.load_state_dict(batches.state_dict())
 
-    with pytest.raises(StateMismatchError, match="seed=3, this reader has seed=4"):
-        list(other)
+    assert "seed=3, this reader has seed=4" in failure_of(other, StateMismatchError)
 
 
 def test_a_stateful_dataloader_can_go_back_in_the_epoch_that_it_is_at(stateful_loader, fs, expected):

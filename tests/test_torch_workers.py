@@ -18,7 +18,7 @@ from fileset_integrations.storage.lru import LruFiles
 from fileset_integrations.torch import FileSetIterableDataset
 from tests.support import count
 from tests.support.data import ids, numbered
-from tests.support.torch_loading import BATCH, FILE_ROWS, ORDER, ROWS, WORKER_IDS, WORKERS, loader
+from tests.support.torch_loading import BATCH, FILE_ROWS, ORDER, ROWS, WORKER_IDS, WORKERS, failure_of, loader
 
 # Three workers are more than a small machine has cores for.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -110,8 +110,7 @@ def test_a_missing_file_ends_the_iteration_with_its_name(num_workers, tmp_path):
     batches = loader(fs.to_torch_dataset(**ORDER, cache_dir=tmp_path / "cache"), num_workers=num_workers)
     Path(fs.files()[3]).unlink()
 
-    with pytest.raises(FileSetCorruptError, match=r"data_3\.parquet"):
-        list(batches)
+    assert "data_3.parquet" in failure_of(batches, FileSetCorruptError)
 
 
 # --- who decodes -----------------------------------------------------------------------------------------------------
@@ -169,8 +168,7 @@ def test_workers_keep_blocks_as_they_are_told_to(blocks, tmp_path):
 
     assert not (tmp_path / "cache" / "blocks").exists()
     _lose_files(fs)
-    with pytest.raises(FileSetCorruptError):
-        list(loader(dataset, num_workers=2))
+    assert ".parquet" in failure_of(loader(dataset, num_workers=2), FileSetCorruptError)
 
 
 def test_where_the_disk_has_no_room_workers_decode_for_themselves_and_say_so(tmp_path):
