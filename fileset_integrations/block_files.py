@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from fileset_integrations.decoder import STRING_BYTES, TensorSpec, Value
 
-_MAGIC = b"fsblock1"  # change it with the format
+_MAGIC = b"fsblock1"  # change it with the format, and where decoding comes to give other values
 _PREFIX = len(_MAGIC) + 8
 _ALIGN = 64
 _WIDEST = 10**18  # more than any offset or count

@@ -130,7 +130,7 @@ class LruFiles:
         return file
 
     def add(self, name: str, num_bytes: int, write: Callable[[BinaryIO], object]) -> BinaryIO:
-        """Make a file, all of it or nothing, and open it. The caller holds `lock(name)`.
+        """Make a file, all of it or nothing, in place of one of that name, and open it. The caller holds `lock(name)`.
 
         Waits where all that could be removed to make room is still being written by others.
 
@@ -153,9 +153,8 @@ class LruFiles:
                     write(file)
                     if (written := file.tell()) != num_bytes:
                         raise ValueError(f"{path}: {written} bytes were written, not {num_bytes}.")
-                with (
-                    self._total_lock()
-                ):  # nobody looks while it has two names or none, nor removes it before it is open
+                # Nobody looks while it has two names or none, nor removes it before it is open.
+                with self._total_lock():
                     part.replace(path)
                     return path.open("rb")
             except BaseException:
@@ -163,11 +162,6 @@ class LruFiles:
                     if self._unlink(part):
                         self._set_total(self._total() - num_bytes)
                 raise
-
-    def remove(self, name: str) -> None:
-        """Remove a file, where it is there. The caller holds `lock(name)`."""
-        with self._total_lock():
-            self._set_total(self._total() - self._unlink(self._path(name)))
 
     @contextmanager
     def _explained(self, num_bytes: int) -> Iterator[None]:
