@@ -11,7 +11,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fileset_integrations.errors import ColumnError, SpecError
@@ -49,8 +49,8 @@ def digits(number: int) -> tuple[int, ...]:
     return tuple(map(int, str(abs(number))))
 
 
-@pytest.mark.parametrize("type_", NUMBERS, ids=str)
-@given(data=st.data())
+@settings(max_examples=count(300, 20_000))
+@given(type_=st.sampled_from(list(NUMBERS)), data=st.data())
 def test_statistics_are_those_of_exact_arithmetic(type_, data):
     values = data.draw(st.lists(st.none() | NUMBERS[type_], max_size=30))
     present = [value for value in values if value is not None and not (isinstance(value, float) and math.isnan(value))]
@@ -95,7 +95,7 @@ def test_any_order_and_grouping_gives_the_same_statistics_to_the_bit(values, cut
     assert repr((merged.mean, merged.variance)) == repr((whole.mean, whole.variance))
 
 
-@pytest.mark.parametrize("rows", [2**11 - 1, 2**11, 2**15, 2**15 + 1, count(70_000, 1_000_000)])
+@pytest.mark.parametrize("rows", [2**11 - 1, 2**11, 2**15 + 1, count(40_000, 1_000_000)])
 @pytest.mark.parametrize("kind", ["normal", "single", "uniform", "all magnitudes", "largest", "tiny", "equal"])
 def test_blocks_of_many_values_add_up_exactly(rows, kind):
     generator = np.random.default_rng(rows)
