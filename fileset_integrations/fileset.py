@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -259,7 +260,7 @@ class FileSet:
 
         Args:
             file: Index of the file.
-            columns: Names of columns.
+            columns: Names of columns, or paths of fields of structs ("address.city"): a struct comes with these only.
             row_groups: Row groups to read; None: all.
             dictionaries: Those of the columns to read as dictionaries, strings only.
 
@@ -296,7 +297,7 @@ class FileSet:
                     raise OSError(f"it has {parquet.metadata.num_rows} rows, {rows} were written")
                 if found.names != manifest.schema.names or any(
                     found.field(name).type != manifest.schema.field(name).type
-                    for name in columns
+                    for name in map(_root, columns, repeat(manifest.schema.names))
                     if name not in dictionaries
                 ):
                     raise OSError("it has another schema than was written")
@@ -430,6 +431,13 @@ class FileSet:
         from fileset_integrations.tensorflow import to_tf_dataset
 
         return to_tf_dataset(self, batch_size=batch_size, shuffle=shuffle, drop_last_batch=drop_last_batch, **options)
+
+
+def _root(path: str, names: Sequence[str]) -> str:
+    """The column that a path is of, which may have points in its own name."""
+    while path not in names and "." in path:
+        path = path.rpartition(".")[0]
+    return path
 
 
 def _refuse_snowflake(sf_connection: object | None, connection_name: str | None) -> None:

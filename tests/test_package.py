@@ -24,7 +24,7 @@ FRAMEWORKS = ("torch", "keras", "tensorflow", "lightning", "pytorch_lightning", 
 
 # Left to right: a module imports only modules to its left. A new module takes its place here.
 ORDER = (
-    *("errors", "spec", "forks", "plan", "splits", "kernels", "tensors", "decoder"),
+    *("errors", "spec", "forks", "plan", "splits", "kernels", "nulls", "tensors", "decoder", "progress"),
     *("column_specs", "columns", "manifest", "storage"),
     *("engines", "making", "fileset", "views", "fits", "blocks", "assembly", "reader", "mixing"),
     *("torch", "tensorflow", "lightning", "keras", "ray"),
