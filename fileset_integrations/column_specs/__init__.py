@@ -11,12 +11,13 @@ from fileset_integrations.column_specs.base import (
     Learned,
     Learner,
     Spec,
-    lengths_name,
-    mask_name,
 )
-from fileset_integrations.column_specs.categories import FIRST_CODE, NULL_CODE, OOV_CODE, Category
+from fileset_integrations.column_specs.categories import FIRST_CODE, NULL_CODE, OOV_CODE, Category, Hashed
 from fileset_integrations.column_specs.learning import learn
-from fileset_integrations.column_specs.numbers import BoundLists, BoundNumbers, Column, Stack, bind_numbers
+from fileset_integrations.column_specs.numbers import Column, Stack
+from fileset_integrations.column_specs.scaling import Numeric, Scaled
+from fileset_integrations.column_specs.sequences import Ragged, Tokens
+from fileset_integrations.column_specs.times import Timestamp
 from fileset_integrations.errors import ColumnError
 
 __all__ = [
@@ -25,20 +26,21 @@ __all__ = [
     "OOV_CODE",
     "SPECS",
     "Binding",
-    "BoundLists",
-    "BoundNumbers",
     "Category",
     "Column",
+    "Hashed",
     "Learned",
     "Learner",
+    "Numeric",
+    "Ragged",
+    "Scaled",
     "Spec",
     "SpecLike",
     "Stack",
+    "Timestamp",
+    "Tokens",
     "as_spec",
-    "bind_numbers",
     "learn",
-    "lengths_name",
-    "mask_name",
     "spec_from_json",
 ]
 

@@ -13,11 +13,12 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from fileset_integrations.decoder import Bound, Rows, TensorSpec, storage_type
 from fileset_integrations.errors import ColumnError
 from fileset_integrations.nulls import Kind, Rule
-from fileset_integrations.tensors import is_bytes, is_list, is_text
+from fileset_integrations.tensors import is_bytes, is_list, is_text, nulls_found, rows_with_nulls
 
 Partial = Any
 Learned = dict[str, Any]  # what a spec learned from the training data, as plain JSON
@@ -144,6 +145,55 @@ class Spec(ABC):
         return data
 
 
+class BoundColumn(Bound):
+    """One column as one tensor, each row from the value there alone.
+
+    Args:
+        binding: Where it is bound.
+        column: The column.
+        tensor: The tensor.
+        values: From the column without its nulls to the rows of the tensor.
+        fill: What stands in the tensor for a null, where the rule is "fill" or "code".
+        kinds: Rules for nulls that it has, beside "error" and "drop".
+        dictionaries: Whether it takes the column as a dictionary.
+    """
+
+    def __init__(
+        self,
+        binding: Binding,
+        column: str,
+        tensor: TensorSpec,
+        values: Callable[[pa.ChunkedArray], NDArray[Any]],
+        *,
+        fill: Any = None,
+        kinds: Sequence[Kind] = ("fill", "mask"),
+        dictionaries: bool = False,
+    ) -> None:
+        self._rule = binding.rule(column, *kinds)
+        self._mask = binding.mask([self._rule], tensor.shape)
+        self.tensors = (tensor,) if self._mask is None else (tensor, self._mask)
+        self.columns = (column,)
+        self.dictionaries = self.columns if dictionaries else ()
+        self._values, self._fill = values, 0 if self._rule.kind == "mask" else fill
+
+    def put(self, rows: Rows, out: Mapping[str, NDArray[Any]]) -> None:
+        name = self.columns[0]
+        column, target = rows[name], out[self.tensors[0].name]
+        nulls = rows_with_nulls(column) if column.null_count else None
+        if nulls is None:
+            target[...] = self._values(column)
+        elif self._rule.kind in ("error", "drop"):
+            raise nulls_found(name, column.type)
+        else:
+            target[~nulls] = self._values(column.drop_null())
+            target[nulls] = self._fill
+        if self._mask is not None:
+            mask = out[self._mask.name]
+            mask[...] = True
+            if nulls is not None:
+                mask[nulls] = False
+
+
 SPECS: dict[str, type[Spec]] = {}
 _S = TypeVar("_S", bound=type[Spec])
 
@@ -208,6 +258,8 @@ def no_tensor(column: str, type_: pa.DataType) -> ColumnError:
                 f"Tokens({column!r}, ...), or CAST({column} AS DOUBLE) in the query"
             ),
         )
+    elif pa.types.is_fixed_size_binary(kind):
+        instead = f"Make it codes with Hashed({column!r}, num_buckets=...)"
     elif is_bytes(kind):
         instead = (
             f"Decode it with Image({column!r}, height=..., width=...), make it codes with Hashed({column!r}, "

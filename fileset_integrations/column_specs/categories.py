@@ -1,4 +1,4 @@
-"""Values as codes: by a vocabulary learned from the training data."""
+"""Values as codes: by a vocabulary learned from the training data (`Category`), or by their hash (`Hashed`)."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ from numpy.typing import NDArray
 
 from fileset_integrations.column_specs.base import (
     Binding,
+    BoundColumn,
     Learned,
     Learner,
     Spec,
     check_choice,
     check_column,
     check_whole,
+    no_tensor,
     spec,
 )
 from fileset_integrations.column_specs.learning import Count, Key, is_key, is_written, keys
 from fileset_integrations.decoder import Bound, Rows, TensorSpec
 from fileset_integrations.errors import ColumnError
-from fileset_integrations.nulls import Rule
+from fileset_integrations.kernels.hashing import buckets
+from fileset_integrations.nulls import Kind, Rule
 from fileset_integrations.tensors import fill_scalar, is_text, nulls_found
 
 NULL_CODE = 0  # code of null, unless a Category says otherwise
@@ -200,3 +203,53 @@ def _as_array(vocabulary: Vocabulary, type_: pa.DataType) -> pa.Array:
     if pa.types.is_boolean(type_):
         return pa.array(vocabulary, pa.bool_())
     return pa.array(vocabulary, pa.uint64() if max(map(int, vocabulary), default=0) >= 2**63 else pa.int64())
+
+
+@spec("hashed")
+@dataclass(frozen=True, slots=True)
+class Hashed(Spec):
+    """A column as buckets of a hash: codes without a vocabulary, for more values than one could hold; int64, (batch,).
+
+    Bucket 0 is null; values fall into buckets 1 to `num_buckets` - 1 by their XXH64 (`kernels.hashing`), the same on
+    every platform, in every file and release. Columns of strings, integers, booleans, bytes and UUIDs have one.
+
+    Attributes:
+        column: Name of the column.
+        num_buckets: Number of codes, that of null included.
+        seed: In [0, 2**64): other seeds make other values collide.
+    """
+
+    column: str
+    num_buckets: int
+    seed: int = 0
+
+    has_null_code: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_column(self, self.column)
+        check_whole(self, "num_buckets", self.num_buckets, 2)
+        check_whole(self, "seed", self.seed, 0)
+        if self.seed >= 2**64:
+            raise ColumnError(f"Hashed({self.column!r}, seed={self.seed}): pass a seed below 2**64.")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.column,)
+
+    def bind(self, binding: Binding) -> Bound:
+        type_, rule = binding.type(self.column), binding.rules[self.column]
+        if pa.types.is_null(type_):
+            raise no_tensor(self.column, binding.types[self.column])
+        self._buckets(pa.chunked_array([], type_))  # refuses types that have no hash
+        fill = NULL_CODE
+        if rule.kind == "fill":
+            scalar = fill_scalar(rule.fill, type_, self.column)
+            fill = int(self._buckets(pa.chunked_array([pa.array([scalar.as_py()], scalar.type)]))[0])
+        tensor = TensorSpec(binding.name, (), np.dtype(np.int64), self.num_buckets)
+        kinds: tuple[Kind, ...] = ("fill", "code")
+        return BoundColumn(
+            binding, self.column, tensor, self._buckets, fill=fill, kinds=kinds, dictionaries=is_text(type_)
+        )
+
+    def _buckets(self, column: pa.ChunkedArray) -> NDArray[np.int64]:
+        return buckets(column, self.num_buckets, self.seed, NULL_CODE, self.column)
