@@ -22,6 +22,6 @@ def progress_bar(what: str, total: int, shown: bool | None = None) -> Iterator[C
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(console=Console(stderr=True, force_terminal=shown), transient=True) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done: progress.update(task, advance=done)

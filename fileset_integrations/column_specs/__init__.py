@@ -13,6 +13,7 @@ from fileset_integrations.column_specs.base import (
     Spec,
 )
 from fileset_integrations.column_specs.categories import FIRST_CODE, NULL_CODE, OOV_CODE, Category, Hashed
+from fileset_integrations.column_specs.images import Image
 from fileset_integrations.column_specs.learning import learn
 from fileset_integrations.column_specs.numbers import Column, Stack
 from fileset_integrations.column_specs.scaling import Numeric, Scaled
@@ -29,6 +30,7 @@ __all__ = [
     "Category",
     "Column",
     "Hashed",
+    "Image",
     "Learned",
     "Learner",
     "Numeric",

@@ -156,6 +156,7 @@ class BoundColumn(Bound):
         fill: What stands in the tensor for a null, where the rule is "fill" or "code".
         kinds: Rules for nulls that it has, beside "error" and "drop".
         dictionaries: Whether it takes the column as a dictionary.
+        mask_shape: Shape of a row of the mask; None: that of the tensor.
     """
 
     def __init__(
@@ -168,9 +169,10 @@ class BoundColumn(Bound):
         fill: Any = None,
         kinds: Sequence[Kind] = ("fill", "mask"),
         dictionaries: bool = False,
+        mask_shape: tuple[int, ...] | None = None,
     ) -> None:
         self._rule = binding.rule(column, *kinds)
-        self._mask = binding.mask([self._rule], tensor.shape)
+        self._mask = binding.mask([self._rule], tensor.shape if mask_shape is None else mask_shape)
         self.tensors = (tensor,) if self._mask is None else (tensor, self._mask)
         self.columns = (column,)
         self.dictionaries = self.columns if dictionaries else ()

@@ -104,8 +104,8 @@ class Numeric(Spec):
             scale = self._scale_of(statistics)
             if not all(map(math.isfinite, scale)):
                 raise ColumnError(
-                    f"Numeric({column!r}): in the training data, the column ({binding.types[column]}) has no "
-                    "mean and spread: it holds infinities, or no value at all. Clip it, clip=(..., ...), or leave the column out."
+                    f"Numeric({column!r}): the column ({binding.types[column]}) of the training data has no mean and "
+                    "spread: it holds infinities, or no value at all. Clip it, clip=(..., ...), or leave it out."
                 )
             learned[column] = dict(zip(("mean", "offset", "spread"), scale, strict=True))
         return learned

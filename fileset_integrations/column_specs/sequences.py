@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -288,10 +289,14 @@ class BoundLists(Bound):
                 f"Tokens({name!r}): the tokenizer was given {len(present)} texts and returned {len(made)} lists. It "
                 "must return one list of integers for each text, in their order."
             )
-        lists = iter(made)
         try:
-            rows = [None if text is None else next(lists) for text in texts]
-            return pa.chunked_array([pa.array(rows, pa.large_list(pa.int64()))])
+            lengths = iter([len(tokens) for tokens in made])
+            flat = np.array(list(chain.from_iterable(made)))
+            if len(flat) and (flat.dtype.kind not in "iu" or flat.ndim != 1):
+                raise TypeError("no integers")
+            offsets = np.cumsum([0, *(0 if text is None else next(lengths) for text in texts)], dtype=np.int64)
+            lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(flat.astype(np.int64)))
+            return pa.chunked_array([lists])
         except (TypeError, ValueError, pa.ArrowException) as error:
             raise ColumnError(
                 f"Tokens({name!r}): the tokenizer returned something else than a list of integers for each text."

@@ -106,12 +106,14 @@ class Timestamp(Spec):
         if self.timezone is not None:
             if not pa.types.is_timestamp(type_) or type_.tz is None:
                 raise ColumnError(
-                    f"Timestamp({column!r}, timezone={self.timezone!r}): the column is "
-                    f"{binding.types[column]}, which is no instant but what some clock showed. Leave the zone out, or say in the query whose clock that "
-                    f"was: {column} AT TIME ZONE '...'."
+                    f"Timestamp({column!r}, timezone={self.timezone!r}): the column is {binding.types[column]}, no "
+                    "instant but what some clock showed. Leave the zone out, or say in the query whose clock that was: "
+                    f"{column} AT TIME ZONE '...'."
                 )
             zoned = pa.timestamp(type_.unit, self.timezone)
-        calendar.features(pa.chunked_array([], zoned), self.features, column)  # refuses what the type does not have
+        # Refuses what the type does not have, and a zone that nobody knows.
+        zero = pa.array([0], pa.int32() if zoned.bit_width == 32 else pa.int64()).view(zoned)
+        calendar.features(pa.chunked_array([zero]), self.features, column)
         width = sum(calendar.FEATURES[name] for name in self.features)
         tensor = TensorSpec(binding.name, (width,), np.dtype(np.float32))
         return BoundColumn(
