@@ -284,6 +284,8 @@ def no_tensor(column: str, type_: pa.DataType) -> ColumnError:
         instead = f"Nothing says of what type its values are: CAST({column} AS DOUBLE) in the query"
     elif is_list(kind):
         instead = "CAST its values to numbers in the query, or make each of them a column"
+    elif pa.types.is_map(kind):
+        instead = f"Take a value from it in the query, such as {column}['key']"
     else:
         instead = "CAST it to a number or a list of numbers in the query"
     return ColumnError(

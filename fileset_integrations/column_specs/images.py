@@ -81,13 +81,16 @@ class Image(Spec):
                 f"nulls={fill!r} cannot stand in for nulls of column {self.column!r} "
                 f"({binding.types[self.column]}), which becomes images. Pass a value for all pixels, 0 to 255."
             )
-        lengths, _ = list_levels(binding.type(self.column))
+        type_ = binding.type(self.column)
+        lengths, _ = list_levels(type_)
+        if pa.types.is_fixed_size_binary(type_):  # raw: encoded images are not all of one size
+            lengths = (type_.byte_width,)
         if lengths and min(lengths) >= 0 and math.prod(lengths) != math.prod(shape):
             raise ColumnError(
-                f"Image({self.column!r}): the column is {binding.types[self.column]}, lists of {math.prod(lengths)} "
-                f"values; {self.height} x {self.width} x {self.channels} are {math.prod(shape)}. Pass the images' own size."
+                f"Image({self.column!r}): the column is {binding.types[self.column]}, of {math.prod(lengths)} values "
+                f"each; {self.height} x {self.width} x {self.channels} are {math.prod(shape)}. Pass the images' size."
             )
-        self._decode(pa.chunked_array([], binding.type(self.column)))  # refuses types that hold no such images
+        self._decode(pa.chunked_array([], type_))  # refuses types that hold no such images
         tensor = TensorSpec(binding.name, shape, np.dtype(self.dtype))
         return BoundColumn(binding, self.column, tensor, self._decode, fill=fill, mask_shape=())
 

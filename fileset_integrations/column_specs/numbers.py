@@ -77,9 +77,10 @@ class Column(Spec):
         if not lengths or dtype is None:
             raise no_tensor(column, binding.types[column])
         if min(lengths) < 0:
+            padded = f"pad them: Ragged({column!r}, length=...)" if len(lengths) == 1 else "flatten() them in the query"
             raise ColumnError(
                 f"Column {column!r} is {binding.types[column]}, whose lists may differ in length. Say their shape: "
-                f"Stack({column!r}, shape=(...)); or pad them: Ragged({column!r}, length=...); or leave it out."
+                f"Stack({column!r}, shape=(...)); or {padded}; or leave it out."
             )
         return BoundLists(binding, column, lengths, dtype, lengths)
 
@@ -157,7 +158,7 @@ class Stack(Spec):
         if self.shape is None and min(lengths) < 0:
             raise ColumnError(
                 f"Stack({column!r}): the column is {type_}, whose lists may differ in length. Say their shape, "
-                f"such as Stack({column!r}, shape=(8, 8)), or pad them with Ragged({column!r}, length=...)."
+                f"such as Stack({column!r}, shape=(8, 8)); Ragged({column!r}, length=...) pads lists of numbers."
             )
         shape = lengths if self.shape is None else self.shape
         depth = len(lengths)
