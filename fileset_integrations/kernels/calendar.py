@@ -18,7 +18,7 @@ Unit = Literal["s", "ms", "us", "ns", "D"]
 _NANOSECONDS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "D": 86_400 * 10**9}
 _DAY_SECONDS = 86_400
 _INT64 = np.iinfo(np.int64)
-_BLOCK_ROWS = 2**16  # a few columns of so many rows stay in the processor's cache
+_BLOCK_ROWS = 2**14  # more make arrays of a size for which memory is fetched from the system each time
 _TABLE_DAYS = 2**12  # tables of days begin and end on multiples of this, so that columns of like years share them
 _MOST_TABLE_DAYS = 2**17  # 358 years; what spans more is computed row by row
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from functools import lru_cache
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -48,8 +49,23 @@ def to_local(seconds: NDArray[np.int64], zone: str, name: str = "") -> NDArray[n
         looked_up = np.where(seconds < stop, seconds, stop - _CYCLE + (seconds - stop) % _CYCLE)
         low, high = min(low, stop - _CYCLE), stop - 1
     low, high = max(low, start), max(high, start)
-    changes, offsets = _changes(found, _year(low), _year(high))
-    return seconds + offsets[np.searchsorted(changes, looked_up, side="right")]
+    table = _table(found, _year(low), _year(high))
+    days = looked_up // _DAY - table.first_day
+    if seconds.min() < start:
+        days = np.maximum(days, 0)
+    offsets = table.of_day[days]
+    # Few rows lie on a day of change. To search for the place of every row among the changes took six times as long.
+    rows = np.flatnonzero(table.changes_on[days])
+    offsets[rows] = table.offsets[np.searchsorted(table.changes, looked_up[rows], side="right")]
+    return seconds + offsets
+
+
+class _Table(NamedTuple):
+    changes: NDArray[np.int64]  # the seconds at which the offset changes
+    offsets: NDArray[np.int64]  # before, between and after them
+    first_day: int  # since 1970: the first of the next two
+    of_day: NDArray[np.int64]  # the offset at each day's first second
+    changes_on: NDArray[np.bool_]  # whether it changes on that day
 
 
 def _find(zone: str, name: str) -> tzinfo:
@@ -81,6 +97,15 @@ def _offset(zone: tzinfo, second: int) -> int:
 
 
 @lru_cache(maxsize=64)
+def _table(zone: tzinfo, first_year: int, last_year: int) -> _Table:
+    changes, offsets = _changes(zone, first_year, last_year)
+    days = np.arange(_year_start(first_year) // _DAY, _year_start(last_year + 1) // _DAY)
+    changes_on = np.zeros(len(days), np.bool_)
+    changes_on[changes // _DAY - days[0]] = True
+    of_day = offsets[np.searchsorted(changes, days * _DAY, side="right")]
+    return _Table(changes, offsets, int(days[0]), of_day, changes_on)
+
+
 def _changes(zone: tzinfo, first_year: int, last_year: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The seconds at which the zone's offset changes in those years, and the offsets before, between and after them."""
     changes, offsets = [], [_offset(zone, _year_start(first_year))]
