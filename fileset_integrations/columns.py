@@ -370,8 +370,29 @@ class FittedColumns:
             ColumnError: A column is missing, or is of another kind than in the training data; names it.
         """
         if not isinstance(rows, pa.Table):
-            rows = pa.table(dict(rows)) if isinstance(rows, Mapping) else pa.Table.from_pylist(list(rows))
+            if not isinstance(rows, Mapping):
+                rows = list(rows)
+                rows = {
+                    name: [row.get(name) for row in rows] for name in dict.fromkeys(key for row in rows for key in row)
+                }
+            rows = pa.table({name: _as_array(values, name, self.types.get(name)) for name, values in rows.items()})
         return dict(_bind(self.spec, self, rows.schema, list(self.spec.features.items())).decode(rows))
+
+
+def _as_array(values: Any, name: str, type_: pa.DataType | None) -> pa.Array | pa.ChunkedArray:
+    """Values of one column, in a type that shows what they are; `Rows` casts them where nothing is lost."""
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return values
+    try:
+        return pa.array(values)
+    except (OverflowError, TypeError, ValueError, pa.ArrowException) as error:
+        try:
+            return pa.array(values, type_)  # integers beyond int64, and what only the type tells apart
+        except (OverflowError, TypeError, ValueError, pa.ArrowException):
+            raise ColumnError(
+                f"Column {name!r}: its values are of no one type ({type(error).__name__}). Pass values of the type "
+                f"that it had in the training data{'' if type_ is None else f', {type_}'}."
+            ) from error
 
 
 def bind(columns: Columns | FittedColumns | None, schema: pa.Schema) -> Decoder:

@@ -268,9 +268,15 @@ class FileSet:
             FileSetCorruptError: The file is missing or cannot be decoded; names it.
         """
         with self._opened(file, columns, dictionaries) as parquet:
-            if row_groups is None:
-                return parquet.read(columns=list(columns), use_threads=False)
-            return parquet.read_row_groups(list(row_groups), columns=list(columns), use_threads=False)
+            try:
+                if row_groups is None:
+                    return parquet.read(columns=list(columns), use_threads=False)
+                return parquet.read_row_groups(list(row_groups), columns=list(columns), use_threads=False)
+            except pa.ArrowNotImplementedError:  # Arrow reads dictionaries inside structs from one group at a time
+                groups = range(parquet.num_row_groups) if row_groups is None else row_groups
+                return pa.concat_tables(
+                    parquet.read_row_group(group, columns=list(columns), use_threads=False) for group in groups
+                )
 
     def iter_file(
         self,

@@ -100,7 +100,8 @@ def type_table() -> list[str]:
     for written, type_ in TYPES:
         schema = pa.schema([("x", type_)])
         plain, named = _tensors(None, schema), _tensors(Columns({"x": "x"}), schema)
-        specs = [type(one).__name__ for one in (make(type_) for make in _TRIED) if _taken(one, schema)]
+        tried: list[Spec] = [make(type_) for make in _TRIED]
+        specs = [one.__class__.__name__ for one in tried if _taken(one, schema)]
         taken = ", ".join(f"`{name}`" for name in specs)
         if pa.types.is_struct(type_):
             taken = "those of its fields"
