@@ -101,7 +101,7 @@ def type_table() -> list[str]:
         schema = pa.schema([("x", type_)])
         plain, named = _tensors(None, schema), _tensors(Columns({"x": "x"}), schema)
         tried: list[Spec] = [make(type_) for make in _TRIED]
-        specs = [one.__class__.__name__ for one in tried if _taken(one, schema)]
+        specs = [type(one).__name__ for one in tried if _taken(one, schema)]
         taken = ", ".join(f"`{name}`" for name in specs)
         if pa.types.is_struct(type_):
             taken = "those of its fields"
@@ -123,7 +123,8 @@ def remedies() -> list[str]:
 def spec_table() -> list[str]:
     """Each spec and the first sentence of what it says of itself."""
     lines = ["| spec | what it makes |", "|---|---|"]
-    for made in (Column, *(made for made in SPECS.values() if made is not Column)):
+    specs: list[type[Spec]] = [Column, *(made for made in SPECS.values() if made is not Column)]
+    for made in specs:
         summary = (made.__doc__ or "").split("\n\n")[0].replace("\n", " ")
         name = "a column's name" if made is Column else f"`{made.__name__}`"
         lines.append(f"| {name} | {re.sub(' +', ' ', summary).replace('|', chr(92) + '|')} |")
