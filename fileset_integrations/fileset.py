@@ -268,15 +268,13 @@ class FileSet:
             FileSetCorruptError: The file is missing or cannot be decoded; names it.
         """
         with self._opened(file, columns, dictionaries) as parquet:
-            try:
-                if row_groups is None:
-                    return parquet.read(columns=list(columns), use_threads=False)
-                return parquet.read_row_groups(list(row_groups), columns=list(columns), use_threads=False)
-            except pa.ArrowNotImplementedError:  # Arrow reads dictionaries inside structs from one group at a time
-                groups = range(parquet.num_row_groups) if row_groups is None else row_groups
-                return pa.concat_tables(
-                    parquet.read_row_group(group, columns=list(columns), use_threads=False) for group in groups
-                )
+            if row_groups is None:
+                row_groups = range(parquet.num_row_groups)
+            tables = [
+                parquet.read_row_groups(groups, columns=list(columns), use_threads=False)
+                for groups in _readable(parquet.schema_arrow, row_groups)
+            ]
+            return tables[0] if len(tables) == 1 else pa.concat_tables(tables)
 
     def iter_file(
         self,
@@ -288,7 +286,10 @@ class FileSet:
     ) -> Iterator[pa.RecordBatch]:
         """As `read_file`, in batches of at most `max_rows` rows: of the file, no more than these is in memory."""
         with self._opened(file, columns, dictionaries) as parquet:
-            yield from parquet.iter_batches(max_rows, row_groups, list(columns), use_threads=False)
+            if row_groups is None:
+                row_groups = range(parquet.num_row_groups)
+            for groups in _readable(parquet.schema_arrow, row_groups):
+                yield from parquet.iter_batches(max_rows, groups, list(columns), use_threads=False)
 
     @contextmanager
     def _opened(self, file: int, columns: Sequence[str], dictionaries: Sequence[str]) -> Iterator[pq.ParquetFile]:
@@ -437,6 +438,18 @@ class FileSet:
         from fileset_integrations.tensorflow import to_tf_dataset
 
         return to_tf_dataset(self, batch_size=batch_size, shuffle=shuffle, drop_last_batch=drop_last_batch, **options)
+
+
+def _readable(schema: pa.Schema, row_groups: Sequence[int]) -> list[list[int]]:
+    """Row groups as they can be read together: Arrow reads dictionaries inside structs from one group at a time."""
+    if len(row_groups) > 1 and any(_holds_dictionary(type_) for type_ in schema.types if pa.types.is_nested(type_)):
+        return [[group] for group in row_groups]
+    return [list(row_groups)]
+
+
+def _holds_dictionary(type_: pa.DataType) -> bool:
+    fields = [type_.field(place).type for place in range(type_.num_fields)]
+    return bool(pa.types.is_dictionary(type_)) or any(map(_holds_dictionary, fields))
 
 
 def _root(path: str, names: Sequence[str]) -> str:

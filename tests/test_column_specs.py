@@ -614,13 +614,13 @@ def test_a_field_of_a_struct_is_a_column_by_its_path_and_a_null_struct_a_null(tm
     fs = fileset_of(tmp_path, rows[:2], rows[2:])
     columns = Columns({"x": ["place.at.x"], "name": Category("place.name")}, nulls={"place.at.x": -1})
     read: list[str] = []
-    real = FileSet.read_file
+    real = FileSet._opened
 
-    def read_file(self, file, names, *rest):
+    def opened(self, file, names, dictionaries):
         read.extend(names)
-        return real(self, file, names, *rest)
+        return real(self, file, names, dictionaries)
 
-    monkeypatch.setattr(FileSet, "read_file", read_file)
+    monkeypatch.setattr(FileSet, "_opened", opened)
 
     batch = FileSetReader(fs, columns=columns, batch_size=4).batch(0)
 
