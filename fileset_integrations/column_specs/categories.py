@@ -173,8 +173,8 @@ class BoundCategory(Bound):
     def _codes(self, chunk: pa.Array) -> NDArray[np.int64]:
         if pa.types.is_dictionary(chunk.type):
             of_value = np.append(self._places(chunk.dictionary), self._null_code)
-            found = chunk.indices.fill_null(len(chunk.dictionary)).to_numpy(zero_copy_only=False)
-            codes: NDArray[np.int64] = of_value[found]
+            indices = chunk.indices.fill_null(len(chunk.dictionary)) if chunk.indices.null_count else chunk.indices
+            codes: NDArray[np.int64] = of_value[indices.to_numpy(zero_copy_only=False)]
             return codes
         return self._places(chunk)
 
