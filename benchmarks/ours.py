@@ -189,7 +189,7 @@ def fit(job: Job, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def convert(job: Job, request: dict[str, Any]) -> dict[str, Any]:
-    """Processor seconds to make tensors of all rows from the files, and to read these with `pq.read_table`, by turns."""
+    """Processor seconds to make tensors of all rows from the files, and to `pq.read_table` them, by turns."""
     fs = FileSet.from_parquet(job.data.folder)
     decoder = bind(Columns(columns_of(job.data).features).fit(fs), fs.schema)
 

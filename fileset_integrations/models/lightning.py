@@ -14,7 +14,7 @@ from torchmetrics import MeanAbsoluteError, MeanSquaredError
 from torchmetrics.classification import MulticlassAccuracy
 
 from fileset_integrations.errors import SpecError
-from fileset_integrations.summary import InputSpec
+from fileset_integrations.summary import InputSpec, check_codes
 
 Inputs = Tensor | dict[str, Tensor]
 
@@ -32,6 +32,7 @@ class Encoder(nn.Module):
 
     def __init__(self, inputs: Mapping[str, InputSpec], embedding_size: int) -> None:
         super().__init__()
+        check_codes(inputs)
         self._numbers = [name for name, spec in inputs.items() if "codes" not in spec]
         self._categories = [name for name, spec in inputs.items() if "codes" in spec]
         mean = [value for name in self._numbers for value in inputs[name]["mean"]]
