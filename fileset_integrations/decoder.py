@@ -126,6 +126,8 @@ class Rows:
 
     def _as_bound(self, column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
         type_ = self._types[name]
+        if pa.types.is_dictionary(type_):  # of strings, which come with or without one
+            type_ = type_.value_type
         if column.type != type_ and not (is_text(column.type) and is_text(type_)):
             column = _cast(column, type_, name)
         if name in self._nan_is_null:

@@ -81,7 +81,7 @@ TYPES: tuple[tuple[str, pa.DataType], ...] = (
     ("NULL", pa.null()),
 )
 
-_TRIED: tuple[Callable[[pa.DataType], Spec], ...] = (
+TRIED: tuple[Callable[[pa.DataType], Spec], ...] = (
     lambda type_: Stack("x", _some_shape(type_)),
     lambda type_: Numeric("x"),
     lambda type_: Scaled("x"),
@@ -100,7 +100,7 @@ def type_table() -> list[str]:
     for written, type_ in TYPES:
         schema = pa.schema([("x", type_)])
         plain, named = _tensors(None, schema), _tensors(Columns({"x": "x"}), schema)
-        tried: list[Spec] = [make(type_) for make in _TRIED]
+        tried: list[Spec] = [make(type_) for make in TRIED]
         specs = [type(one).__name__ for one in tried if _taken(one, schema)]
         taken = ", ".join(f"`{name}`" for name in specs)
         if pa.types.is_struct(type_):

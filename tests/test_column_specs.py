@@ -13,6 +13,8 @@ import numpy as np
 import PIL.Image
 import pyarrow as pa
 import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from fileset_integrations import Columns, FileSet, FileSetReader
 from fileset_integrations.column_specs import SPECS
@@ -226,6 +228,44 @@ def test_a_mask_stands_beside_features_only_and_names_do_not_collide():
     assert [one.name for one in bind(Columns({"x": "a"}, label="b", nulls="mask"), schema).tensors] == [
         *("x", "x_mask", "label")
     ]
+
+
+def test_hydra_builds_specs_whose_lists_become_tuples():
+    for spec in SPECS_OF_EACH_KIND:
+        arguments = {name: value for name, value in spec.to_json().items() if name != "spec"}
+        node = OmegaConf.create({"_target_": f"fileset_integrations.columns.{type(spec).__name__}", **arguments})
+
+        assert instantiate(node) == spec
+
+
+def test_what_decodes_can_be_sent_to_another_process():
+    columns = pa.table(
+        {
+            "n": pa.array([1, None]),
+            "d": pa.array([Decimal("1.5"), None], pa.decimal128(9, 2)),
+            "t": pa.array([dt.datetime(2020, 1, 1), None], pa.timestamp("us", "UTC")),
+            "s": ["a", None],
+            "u": pa.array([uuid.UUID(int=1).bytes, None], pa.uuid()),
+            "e": pa.array(["a", None]).dictionary_encode(),
+            "l": [[1], None],
+            "i": pa.array([b"\0" * 12, None], pa.binary(12)),
+        }
+    )
+    features = {
+        **{"n": "n", "x": ["n"], "z": Numeric("n"), "d": Scaled("d"), "t": Timestamp("t")},
+        **{"c": Timestamp("t", features=["hour"]), "s": Category("s"), "u": Hashed("u", 9), "l": Ragged("l", 2)},
+        **{"w": Tokens("s", 2, tokenizer=CHARACTERS), "e": Category("e"), "i": Image("i", 2, 2)},
+    }
+    fitted = Columns(features, nulls="mask").fit(Memory(columns))
+    decoder = bind(fitted, columns.schema)
+
+    again = pickle.loads(pickle.dumps(decoder)).decode(columns)
+
+    served = pickle.loads(pickle.dumps(fitted)).transform(columns)
+    for name, value in decoder.decode(columns).items():
+        assert value.tobytes() == again[name].tobytes() == served[name].tobytes(), name
+    nothing = fitted.transform([dict.fromkeys(columns.schema.names)])
+    assert {name: value.any() for name, value in nothing.items()} == dict.fromkeys(nothing, False)
 
 
 # --- categories ------------------------------------------------------------------------------------------------------

@@ -1,10 +1,15 @@
 """The table of types in docs/columns.md: what the code does, of what the engine writes."""
 
+import re
+
 import pyarrow as pa
 import pytest
 
-from fileset_integrations import FileSet
-from fileset_integrations.type_table import BLOCKS, TYPES, renewed
+from fileset_integrations import Columns, FileSet
+from fileset_integrations.columns import bind
+from fileset_integrations.decoder import storage_type
+from fileset_integrations.errors import ColumnError
+from fileset_integrations.type_table import BLOCKS, TRIED, TYPES, renewed
 from tests.support import ROOT
 
 # An expression for each type that DuckDB is said to write.
@@ -23,6 +28,21 @@ SQL = {
     **{"VARCHAR[]": "['a']", "STRUCT(a INTEGER, b DOUBLE)": "{'a': 1, 'b': 1::DOUBLE}"},
     **{"MAP(VARCHAR, INTEGER)": "MAP {'a': 1}", "NULL": "NULL"},
 }
+
+
+REMEDY = re.compile(r"CAST|Pass |Name |Take |Say |Leave |Ask |Make |Decode |Stack\(|Ragged\(|BLOB|in the query")
+
+
+@pytest.mark.parametrize(("written", "type_"), TYPES, ids=lambda value: str(value))
+def test_every_refusal_names_the_column_its_type_and_a_way_out(written, type_):
+    schema = pa.schema([("x", type_)])
+    for spec in ["x", ["x"], *(make(type_) for make in TRIED)]:
+        try:
+            bind(Columns({"f": spec}), schema)
+        except ColumnError as error:
+            assert "'x'" in str(error), spec
+            assert str(type_) in str(error) or str(storage_type(type_)) in str(error), spec
+            assert REMEDY.search(str(error)), spec
 
 
 def in_duckdb(written: str) -> list[str]:

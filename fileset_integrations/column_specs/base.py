@@ -152,7 +152,7 @@ class BoundColumn(Bound):
         binding: Where it is bound.
         column: The column.
         tensor: The tensor.
-        values: From the column without its nulls to the rows of the tensor.
+        values: From the column without its nulls to the rows of the tensor; it can be pickled.
         fill: What stands in the tensor for a null, where the rule is "fill" or "code".
         kinds: Rules for nulls that it has, beside "error" and "drop".
         dictionaries: Whether it takes the column as a dictionary.

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -197,7 +198,7 @@ class Scaled(Spec):
             scalar = fill_scalar(rule.fill, type_, column)
             fill = unscaled(pa.chunked_array([pa.array([scalar.as_py()], type_)]), column)[0]
         tensor = TensorSpec(binding.name, (), np.dtype(np.int64))
-        return BoundColumn(binding, column, tensor, lambda values: unscaled(values, column), fill=fill)
+        return BoundColumn(binding, column, tensor, partial(unscaled, name=column), fill=fill)
 
 
 def unscaled(column: pa.ChunkedArray, name: str) -> NDArray[np.int64]:

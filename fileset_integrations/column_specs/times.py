@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from fileset_integrations.column_specs.base import Binding, BoundColumn, Spec, check_choice, check_column, spec
 from fileset_integrations.decoder import Bound, TensorSpec
@@ -93,8 +95,7 @@ class Timestamp(Spec):
             )
         unit = self.unit or ("D" if pa.types.is_date(type_) else held)
         tensor = TensorSpec(binding.name, (), np.dtype(np.int64))
-        calendar.epoch(pa.chunked_array([], type_), unit, column)
-        return BoundColumn(binding, column, tensor, lambda values: calendar.epoch(values, unit, column), fill=fill)
+        return BoundColumn(binding, column, tensor, partial(calendar.epoch, unit=unit, name=column), fill=fill)
 
     def _bind_features(self, binding: Binding, type_: pa.DataType, fill: Any) -> Bound:
         column, zoned = self.column, type_
@@ -116,10 +117,9 @@ class Timestamp(Spec):
         calendar.features(pa.chunked_array([zero]), self.features, column)
         width = sum(calendar.FEATURES[name] for name in self.features)
         tensor = TensorSpec(binding.name, (width,), np.dtype(np.float32))
-        return BoundColumn(
-            binding,
-            column,
-            tensor,
-            lambda values: calendar.features(values.cast(zoned), self.features, column),
-            fill=fill,
-        )
+        values = partial(_features, type_=zoned, names=self.features, column=column)
+        return BoundColumn(binding, column, tensor, values, fill=fill)
+
+
+def _features(values: pa.ChunkedArray, type_: pa.DataType, names: tuple[str, ...], column: str) -> NDArray[np.float32]:
+    return calendar.features(values.cast(type_), names, column)
