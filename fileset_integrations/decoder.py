@@ -18,6 +18,8 @@ from fileset_integrations.nulls import Rule
 from fileset_integrations.tensors import is_bytes, is_list, is_text, rows_with_nulls, whole
 
 Value = Any  # a block's column: numbers as a NumPy array, strings and bytes as an Arrow array
+# Many of Arrow's functions take no views, and value_counts takes them wrongly (Arrow 26).
+_WITHOUT_VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
 _TEXT_BYTES = 32  # of a string, for want of knowing
 
 
@@ -45,12 +47,14 @@ def empty_arrays(tensors: Sequence[TensorSpec], rows: int) -> dict[str, NDArray[
 
 
 def storage_type(type_: pa.DataType) -> pa.DataType:
-    """The type that tensors are made of: without an extension, and without a dictionary but for that of strings."""
+    """The type that tensors are made of: no extension, no view, and no dictionary but that of strings."""
     if isinstance(type_, pa.BaseExtensionType):
         return storage_type(type_.storage_type)
     if pa.types.is_dictionary(type_) and not is_text(type_):
         return storage_type(type_.value_type)
-    return type_
+    if pa.types.is_list_view(type_) or pa.types.is_large_list_view(type_):
+        return pa.large_list(type_.value_type)
+    return _WITHOUT_VIEWS.get(type_, type_)
 
 
 def find_type(schema: pa.Schema, name: str) -> pa.DataType:
@@ -109,9 +113,10 @@ class Rows:
             raise ColumnError(f"There is no column {name!r}. Columns: {', '.join(self._table.schema.names)}.")
         if isinstance(column.type, pa.BaseExtensionType):
             column = pa.chunked_array([chunk.storage for chunk in column.chunks], storage_type(column.type))
-        if pa.types.is_dictionary(column.type) and not is_text(column.type):
-            column = column.cast(column.type.value_type)
-        return column
+        stored = storage_type(column.type)
+        if pa.types.is_list_view(column.type) or pa.types.is_large_list_view(column.type):
+            return pa.chunked_array([_without_view(chunk) for chunk in column.chunks], stored)
+        return column if column.type == stored else column.cast(stored)
 
     def _find(self, name: str) -> pa.ChunkedArray | None:
         if name in self._table.schema.names:
@@ -135,11 +140,16 @@ class Rows:
         return column
 
 
+def _without_view(lists: pa.Array) -> pa.Array:
+    # By hand: the cast of Arrow 26 makes lists of negative lengths.
+    lengths = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), lists.flatten(), mask=lists.is_null())
+
+
 def _cast(column: pa.ChunkedArray, type_: pa.DataType, name: str) -> pa.ChunkedArray:
     if like(column.type, type_):
         try:
-            if pa.types.is_list_view(column.type) or pa.types.is_large_list_view(column.type):
-                column = column.cast(pa.large_list(column.type.value_type))
             return column.cast(type_)
         except pa.ArrowException as error:
             raise unlike(name, column.type, type_) from error
@@ -156,10 +166,9 @@ def unlike(name: str, found: pa.DataType, wanted: pa.DataType) -> ColumnError:
 
 def like(found: pa.DataType, wanted: pa.DataType) -> bool:
     """Whether values of one type can become those of another without being read as something else."""
+    found, wanted = storage_type(found), storage_type(wanted)
     if pa.types.is_null(found) or found == wanted:
         return True
-    if isinstance(found, pa.BaseExtensionType) or (pa.types.is_dictionary(found) and not is_text(found)):
-        return like(storage_type(found), wanted)
     if is_list(found) and is_list(wanted):
         return like(found.value_type, wanted.value_type)
     kinds = (

@@ -152,6 +152,8 @@ def fill_scalar(fill: Fill, type_: pa.DataType, name: str) -> pa.Scalar:
             return pa.scalar(bool(fill))
         if pa.types.is_decimal(type_):
             return pa.scalar(Decimal(str(fill)), type_)
+        if pa.types.is_date64(type_) and isinstance(fill, int):
+            return pa.scalar(fill * 86_400_000, type_)  # in days, as the tensor
         if pa.types.is_integer(type_) and isinstance(fill, float) and not fill.is_integer():
             raise ValueError("no whole number")
         return pa.scalar(fill, type_)
