@@ -16,13 +16,13 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from fileset_integrations.binding import bind_all, bind_specs, bound_types, nan_columns
 from fileset_integrations.column_specs import (
     FIRST_CODE,
     NULL_CODE,
     OOV_CODE,
     Binding,
     Category,
-    Column,
     Hashed,
     Image,
     Learned,
@@ -39,21 +39,10 @@ from fileset_integrations.column_specs import (
     learn,
     spec_from_json,
 )
-from fileset_integrations.decoder import (
-    Bound,
-    BoundValues,
-    Decoder,
-    Rows,
-    TensorSpec,
-    find_type,
-    like,
-    storage_type,
-    unlike,
-)
+from fileset_integrations.decoder import Decoder, Rows, TensorSpec, find_type, storage_type
 from fileset_integrations.errors import ColumnError
 from fileset_integrations.nulls import Nulls, Rule, check_nans_argument, check_nulls_argument, rule_of
 from fileset_integrations.progress import progress_bar
-from fileset_integrations.tensors import is_bytes, is_text, plain_dtype
 
 __all__ = [
     "FIRST_CODE",
@@ -242,6 +231,14 @@ class Columns:
     def _key(self) -> str:
         return json.dumps(self.to_json())
 
+    def _bind(self, schema: pa.Schema, fitted: FittedColumns | None, features_only: bool = False) -> Decoder:
+        trained, learned = (None, None) if fitted is None else (fitted.types, fitted.learned)
+        tensors = list(self.features.items()) if features_only else list(self.tensors())
+        types = bound_types(schema, dict.fromkeys(column for _, spec in tensors for column in spec.sources), trained)
+        bindings = [(spec, self._binding(name, spec, types, learned)) for name, spec in tensors]
+        rules = {name: self.rule(name) for name in types}
+        return bind_specs(schema, bindings, types, rules, nan_columns(self.nans, types))
+
     def _binding(
         self, name: str, spec: Spec, types: Mapping[str, pa.DataType], learned: Mapping[str, Learned] | None = None
     ) -> Binding:
@@ -376,7 +373,7 @@ class FittedColumns:
                     name: [row.get(name) for row in rows] for name in dict.fromkeys(key for row in rows for key in row)
                 }
             rows = pa.table({name: _as_array(values, name, self.types.get(name)) for name, values in rows.items()})
-        return dict(_bind(self.spec, self, rows.schema, list(self.spec.features.items())).decode(rows))
+        return dict(self.spec._bind(rows.schema, self, features_only=True).decode(rows))
 
 
 def _as_array(values: Any, name: str, type_: pa.DataType | None) -> pa.Array | pa.ChunkedArray:
@@ -406,67 +403,7 @@ def bind(columns: Columns | FittedColumns | None, schema: pa.Schema) -> Decoder:
         ColumnError: A column is missing or has no tensor form as asked; names it, its type and the way out.
     """
     if columns is None:
-        return _bind_all(schema)
+        return bind_all(schema)
     if isinstance(columns, FittedColumns):
-        return _bind(columns.spec, columns, schema, list(columns.spec.tensors()))
-    return _bind(columns, None, schema, list(columns.tensors()))
-
-
-def _bind(
-    spec: Columns, fitted: FittedColumns | None, schema: pa.Schema, tensors: Sequence[tuple[str, Spec]]
-) -> Decoder:
-    types: dict[str, pa.DataType] = {}
-    for name in dict.fromkeys(column for _, one in tensors for column in one.sources):
-        types[name] = find_type(schema, name)
-        if fitted is not None:
-            if not like(types[name], fitted.types[name]):
-                raise unlike(name, types[name], fitted.types[name])
-            types[name] = fitted.types[name]
-    learned = None if fitted is None else fitted.learned
-    bounds = [one.bind(spec._binding(name, one, types, learned)) for name, one in tensors]
-    names = [tensor.name for bound in bounds for tensor in bound.tensors]
-    for name in names:
-        if names.count(name) > 1:
-            raise ColumnError(f"Two tensors of a batch are named {name!r}. Give one of the features another name.")
-    stored = {name: storage_type(type_) for name, type_ in types.items()}
-    return Decoder(schema, bounds, stored, {name: spec.rule(name) for name in types}, _nan_is_null(spec, types))
-
-
-def _nan_is_null(spec: Columns, types: Mapping[str, pa.DataType]) -> frozenset[str]:
-    named = spec.nans if isinstance(spec.nans, Mapping) else dict.fromkeys(types, spec.nans)
-    floats = {name for name, type_ in types.items() if pa.types.is_floating(storage_type(type_))}
-    for name, policy in named.items():
-        if policy == "null" and name in types and name not in floats and isinstance(spec.nans, Mapping):
-            raise ColumnError(
-                f"nans={{{name!r}: 'null'}}: the column is {types[name]}, which holds no NaN; floats do. Leave it out "
-                "of nans."
-            )
-    return frozenset(name for name, policy in named.items() if policy == "null" and name in floats)
-
-
-def _bind_all(schema: pa.Schema) -> Decoder:
-    types = dict(_leaves(schema))
-    bounds: list[Bound] = []
-    rules: dict[str, Rule] = {}
-    for name, type_ in types.items():
-        kind = storage_type(type_)
-        dtype = plain_dtype(kind)
-        rules[name] = Rule("keep" if dtype is not None and dtype.kind == "f" else "error")
-        if is_text(kind) or is_bytes(kind):
-            rules[name] = Rule("keep")
-            bounds.append(BoundValues(name, name))
-        else:
-            bounds.append(Column(name).bind(Binding(name, types, {name: rules[name]})))
-    return Decoder(schema, bounds, {name: storage_type(type_) for name, type_ in types.items()}, rules)
-
-
-def _leaves(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
-    """Every column of a schema; structs as their fields."""
-    names = list(schema.names)
-    while names:
-        name = names.pop(0)
-        type_ = find_type(schema, name)
-        if pa.types.is_struct(type_) and type_.num_fields:
-            names = [f"{name}.{field.name}" for field in type_] + names
-        else:
-            yield name, type_
+        return columns.spec._bind(schema, columns)
+    return columns._bind(schema, None)

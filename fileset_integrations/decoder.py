@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,13 @@ def find_type(schema: pa.Schema, name: str) -> pa.DataType:
                 f"{', '.join(f'{parent}.{field}' for field in fields)}."
             )
     raise ColumnError(f"There is no column {name!r}. Columns: {', '.join(schema.names)}.")
+
+
+def root_column(path: str, names: Collection[str]) -> str:
+    """The column that a field of a struct is in, by its path; a column's own name may hold points too."""
+    while path not in names and "." in path:
+        path = path.rpartition(".")[0]
+    return path
 
 
 class Rows:
@@ -256,7 +263,7 @@ class Decoder:
         self._bounds, self._types, self.nan_is_null = tuple(bounds), dict(types), nan_is_null
         used = dict.fromkeys(name for bound in bounds for name in bound.columns)
         places = {name: place for place, name in enumerate(schema.names)}
-        self.columns = sorted(used, key=lambda name: places.get(_root(name, places), len(places)))
+        self.columns = sorted(used, key=lambda name: places.get(root_column(name, places), len(places)))
         plain = {name for bound in bounds for name in bound.columns if name not in bound.dictionaries}
         texts = {name for bound in bounds for name in bound.dictionaries}
         self.dictionaries = [name for name in self.columns if name in texts - plain and name in places]
@@ -311,9 +318,3 @@ class Decoder:
             if name in rows:
                 kept &= ~self.null_rows(table, name)
         return kept
-
-
-def _root(name: str, places: Mapping[str, int]) -> str:
-    while name not in places and "." in name:
-        name = name.rpartition(".")[0]
-    return name

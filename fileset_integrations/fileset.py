@@ -7,13 +7,13 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fileset_integrations.decoder import root_column
 from fileset_integrations.errors import (
     ColumnError,
     FileSetAlreadyDeletedError,
@@ -27,6 +27,7 @@ from fileset_integrations.manifest import Manifest
 from fileset_integrations.spec import as_int
 from fileset_integrations.splits import Selection, Share, Split
 from fileset_integrations.storage.directory import Storage, check_name, open_storage
+from fileset_integrations.storage.footers import readable_groups
 from fileset_integrations.storage.foreign import describe_directory
 from fileset_integrations.storage.verification import find_problems
 
@@ -272,7 +273,7 @@ class FileSet:
                 row_groups = range(parquet.num_row_groups)
             tables = [
                 parquet.read_row_groups(groups, columns=list(columns), use_threads=False)
-                for groups in _readable(parquet.schema_arrow, row_groups)
+                for groups in readable_groups(parquet.schema_arrow, row_groups)
             ]
             return tables[0] if len(tables) == 1 else pa.concat_tables(tables)
 
@@ -288,7 +289,7 @@ class FileSet:
         with self._opened(file, columns, dictionaries) as parquet:
             if row_groups is None:
                 row_groups = range(parquet.num_row_groups)
-            for groups in _readable(parquet.schema_arrow, row_groups):
+            for groups in readable_groups(parquet.schema_arrow, row_groups):
                 yield from parquet.iter_batches(max_rows, groups, list(columns), use_threads=False)
 
     @contextmanager
@@ -304,7 +305,7 @@ class FileSet:
                     raise OSError(f"it has {parquet.metadata.num_rows} rows, {rows} were written")
                 if found.names != manifest.schema.names or any(
                     found.field(name).type != manifest.schema.field(name).type
-                    for name in map(_root, columns, repeat(manifest.schema.names))
+                    for name in (root_column(column, manifest.schema.names) for column in columns)
                     if name not in dictionaries
                 ):
                     raise OSError("it has another schema than was written")
@@ -438,25 +439,6 @@ class FileSet:
         from fileset_integrations.tensorflow import to_tf_dataset
 
         return to_tf_dataset(self, batch_size=batch_size, shuffle=shuffle, drop_last_batch=drop_last_batch, **options)
-
-
-def _readable(schema: pa.Schema, row_groups: Sequence[int]) -> list[list[int]]:
-    """Row groups as they can be read together: Arrow reads dictionaries inside structs from one group at a time."""
-    if len(row_groups) > 1 and any(_holds_dictionary(type_) for type_ in schema.types if pa.types.is_nested(type_)):
-        return [[group] for group in row_groups]
-    return [list(row_groups)]
-
-
-def _holds_dictionary(type_: pa.DataType) -> bool:
-    fields = [type_.field(place).type for place in range(type_.num_fields)]
-    return bool(pa.types.is_dictionary(type_)) or any(map(_holds_dictionary, fields))
-
-
-def _root(path: str, names: Sequence[str]) -> str:
-    """The column that a path is of, which may have points in its own name."""
-    while path not in names and "." in path:
-        path = path.rpartition(".")[0]
-    return path
 
 
 def _refuse_snowflake(sf_connection: object | None, connection_name: str | None) -> None:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fileset_integrations.columns import Columns, Decoder, FittedColumns
-from fileset_integrations.decoder import find_type, storage_type
+from fileset_integrations.decoder import find_type, root_column, storage_type
 from fileset_integrations.errors import ColumnError, NullValueError
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.plan import BlockTable
@@ -74,9 +74,7 @@ def _known_nulls(decoder: Decoder, fs: FileSet, column: str) -> int | None:
     """
     if column in decoder.nan_is_null:
         return None
-    root = column
-    while root not in fs.schema.names:
-        root = root.rpartition(".")[0]
+    root = root_column(column, fs.schema.names)
     count = fs.null_counts.get(root)
     flat = root == column and not pa.types.is_nested(storage_type(fs.schema.field(root).type))
     return count if count == 0 or flat else None

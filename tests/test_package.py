@@ -25,7 +25,7 @@ FRAMEWORKS = ("torch", "keras", "tensorflow", "lightning", "pytorch_lightning", 
 # Left to right: a module imports only modules to its left. A new module takes its place here.
 ORDER = (
     *("errors", "spec", "forks", "plan", "splits", "kernels", "nulls", "tensors", "decoder", "progress"),
-    *("column_specs", "columns", "type_table", "manifest", "storage"),
+    *("column_specs", "binding", "columns", "type_table", "manifest", "storage"),
     *("engines", "making", "fileset", "views", "fits", "blocks", "assembly", "reader", "mixing"),
     *("torch", "tensorflow", "lightning", "keras", "ray"),
     *("summary", "plots", "outcome", "models", "tasks", "schemas", "runs", "train", "cli"),
