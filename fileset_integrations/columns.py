@@ -243,9 +243,9 @@ class Columns:
         self, name: str, spec: Spec, types: Mapping[str, pa.DataType], learned: Mapping[str, Learned] | None = None
     ) -> Binding:
         rules = {column: self.rule(column) for column in spec.sources}
-        if spec.has_null_code:  # of a column that is a number elsewhere
-            unnamed = [column for column in rules if not isinstance(self.nulls, Mapping) or column not in self.nulls]
-            rules |= {column: Rule("code") for column in unnamed if rules[column].kind in ("mean", "mask")}
+        if spec.has_null_code:  # "mean" and "mask" are for the tensors in which the column is a number
+            numbers = {column for _, one in self.tensors() if not one.has_null_code for column in one.sources}
+            rules |= {name: Rule("code") for name in numbers & set(rules) if rules[name].kind in ("mean", "mask")}
         what = None if learned is None else learned.get(name, {})
         return Binding(name, {column: types[column] for column in rules}, rules, what, name in self.features)
 

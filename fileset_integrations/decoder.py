@@ -310,6 +310,15 @@ class Decoder:
         """Whether an empty list counts as a null of a column."""
         return any(bound.empty_is_null for bound in self._bounds if column in bound.columns)
 
+    @property
+    def dropped(self) -> list[str]:
+        """The columns whose nulls drop the row, each with what else counts as a null there or does not."""
+        nan = dict.fromkeys(self.nan_is_null, " or NaN")
+        return [
+            name + nan.get(name, "") + ("" if self.empty_is_null(name) else ", empty lists kept")
+            for name in self.dropping
+        ]
+
     def kept_rows(self, table: pa.Table) -> NDArray[np.bool_]:
         """Which rows of a table the "drop" policy keeps, shape (rows,); columns without nulls may be left out of it."""
         rows = Rows(table, self._types, self.nan_is_null)

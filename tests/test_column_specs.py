@@ -31,7 +31,7 @@ from fileset_integrations.columns import (
     Tokens,
     bind,
 )
-from fileset_integrations.errors import ColumnError, NullValueError
+from fileset_integrations.errors import ColumnError, NullValueError, StateMismatchError
 from tests.support.data import fileset_of, table
 
 CHARACTERS = "tests.support.tokenizers:characters"
@@ -475,6 +475,34 @@ def test_nan_is_a_null_where_that_is_asked_for(tmp_path):
         read("error", "null")
     with pytest.raises(ColumnError, match=r"'b'.*int64.*holds no NaN"):
         read("drop", {"b": "null"})
+
+
+def test_a_state_says_which_rows_were_dropped(tmp_path):
+    rows = pa.table({"a": [1.0, math.nan, None, 2.0], "l": pa.array([[1], [2], [], [3]], pa.list_(pa.int64()))})
+    fs = fileset_of(tmp_path, rows)
+    readers = [
+        FileSetReader(fs, columns=Columns({"a": "a"}, nulls="drop", nans=nans), batch_size=1)
+        for nans in ("keep", "null")
+    ]
+    readers += [
+        FileSetReader(fs, columns=Columns({"l": spec}, nulls="drop"), batch_size=1)
+        for spec in (Stack("l", shape=1), Ragged("l", 1))
+    ]
+
+    assert len({reader.state(0, 0)["order"] for reader in readers}) == 4
+    assert [len(reader) for reader in readers] == [3, 2, 3, 4]
+    with pytest.raises(StateMismatchError, match="or NaN"):
+        readers[0].resume(readers[1].state(0, 1))
+
+
+def test_a_mask_or_mean_of_a_column_that_is_a_category_too_is_for_the_number():
+    rows = pa.table({"a": [4, None, 4]})
+    features = {"number": Numeric("a", scale=None), "code": Category("a")}
+
+    for nulls in ("mask", {"a": "mask"}, "mean", {"a": "mean"}):
+        found = Columns(features, nulls=nulls).fit(Memory(rows)).transform(rows)
+        assert found["code"].tolist() == [2, 0, 2]
+        assert found["number"].tolist() == [4, 0 if "mask" in str(nulls) else 4, 4]
 
 
 def test_a_nan_counts_in_no_mean():
