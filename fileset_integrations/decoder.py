@@ -103,6 +103,7 @@ class Rows:
     def __init__(self, table: pa.Table, types: Mapping[str, pa.DataType], nan_is_null: frozenset[str]) -> None:
         self.num_rows = table.num_rows
         self._table, self._types, self._nan_is_null = table, types, nan_is_null
+        self._names = frozenset(table.column_names)
         self._made: dict[str, pa.ChunkedArray] = {}
 
     def __getitem__(self, name: str) -> pa.ChunkedArray:
@@ -126,7 +127,7 @@ class Rows:
         return column if column.type == stored else column.cast(stored)
 
     def _find(self, name: str) -> pa.ChunkedArray | None:
-        if name in self._table.schema.names:
+        if name in self._names:
             return self._table[name]
         parent, _, child = name.rpartition(".")
         column = self._find(parent) if parent else None
