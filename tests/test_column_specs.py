@@ -774,6 +774,19 @@ def test_a_fit_is_the_same_for_any_order_and_grouping_of_the_rows():
     assert len(fits) == 1
 
 
+def test_a_part_is_fitted_on_its_own_rows_only(tmp_path):
+    generator = np.random.default_rng(1)
+    tables = [pa.table({"n": generator.normal(size=50), "c": generator.integers(0, 30, 50)}) for _ in range(3)]
+    parts = fileset_of(tmp_path, *tables).split(train=0.5, val=0.5, seed=1)
+    columns = Columns({"n": Numeric("n"), "c": Category("c")})
+
+    fitted = columns.fit(parts["train"])
+
+    assert fitted.to_json() == columns.fit(Memory(parts["train"].to_arrow())).to_json()
+    assert fitted.to_json() != columns.fit(parts["val"]).to_json()
+    assert FileSetReader(parts["val"], columns=fitted, batch_size=5).columns is fitted
+
+
 def test_a_fit_reads_each_column_once_and_only_those_that_something_is_learned_of():
     source = Memory(pa.table({"a": ["x"], "b": [1.0], "c": [2.0]}))
 
