@@ -68,6 +68,14 @@ def bind_specs(
         ColumnError: A column has no tensor form as asked, or two tensors have one name.
     """
     bounds = [spec.bind(binding) for spec, binding in bindings]
+    for bound, (_, binding) in zip(bounds, bindings, strict=True):
+        if not binding.is_feature and len(bound.tensors) > 1:
+            column = bound.columns[0]
+            raise ColumnError(
+                f"The {binding.name}, made of column {column!r} ({types[column]}), is several tensors: "
+                f"{', '.join(tensor.name for tensor in bound.tensors)}. It must be one: pad the lists in the query and "
+                f"ask for Stack({column!r}, shape=(...))."
+            )
     names = [tensor.name for bound in bounds for tensor in bound.tensors]
     for name in names:
         if names.count(name) > 1:

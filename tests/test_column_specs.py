@@ -218,6 +218,14 @@ def test_a_null_policy_that_means_nothing_to_a_spec_is_refused_at_construction(s
     assert "'a'" in str(raised.value)
 
 
+def test_a_label_is_one_tensor():
+    schema = pa.schema([("a", pa.float64()), ("l", pa.list_(pa.int64()))])
+
+    with pytest.raises(ColumnError, match=r"label, made of column 'l' \(list.*label, label_lengths.*Stack\('l'"):
+        bind(Columns({"x": "a"}, label=Ragged("l", 2)), schema)
+    assert bind(Columns({"x": "a"}, label=Stack("l", 2)), schema).tensors[1].shape == (2,)
+
+
 def test_a_mask_stands_beside_features_only_and_names_do_not_collide():
     schema = pa.schema([("a", pa.float64()), ("b", pa.float64())])
 
