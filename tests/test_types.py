@@ -43,7 +43,7 @@ def files(name: str, parts: list[list[Any]], row_group_size: int) -> list[pa.Tab
 
 
 @pytest.mark.parametrize("name", TYPED)
-@settings(max_examples=count(6, 100), deadline=None)
+@settings(max_examples=count(4, 100), deadline=None)
 @given(data=st.data())
 def test_a_column_of_each_type_keeps_its_values_whatever_the_nulls_chunks_and_files(name, data):
     typed = TYPED[name]
