@@ -31,7 +31,7 @@ def make_data(name: str, scale: float, root: Path) -> Data:
     Args:
         name: "a": 20 floats and a label, 8 files of 400,000 rows. "a3": 3 floats. "a200": 200 floats, 8 files of 40,000
             rows. "a32": the files of "a" four times over, 32 files of 31 MiB. "b": 37 files of unequal sizes, with
-            nulls, strings and lists.
+            nulls, strings and lists. "c": 20 floats, 5 strings that repeat, lists of 16 floats; 4 files of 200,000.
         scale: Multiplies the rows of every file.
         root: Folder for all data.
     """
@@ -103,10 +103,29 @@ def _make_b(folder: Path, scale: float) -> Data:
     return Data("b", str(folder), rows, floats, "label", integers, tuple(vocabularies), {"v": 16}, nulls)
 
 
+def _make_c(folder: Path, scale: float) -> Data:
+    floats, vocabularies = (
+        tuple(f"f{place}" for place in range(20)),
+        {"s0": 16, "s1": 400, "s2": 4_000, "s3": 3, "s4": 50},
+    )
+    count = _rows(200_000, scale)
+    for number in range(4):
+        generator = np.random.default_rng((number, 3))
+        columns: dict[str, Any] = {name: generator.standard_normal(count, dtype=np.float32) for name in floats}
+        for name, size in vocabularies.items():
+            words = pa.array([f"{name} value {place}" for place in range(size)])
+            columns[name] = words.take(pa.array(generator.zipf(1.3, count) % size))
+        values = generator.standard_normal(16 * count, dtype=np.float32)
+        columns["v"] = pa.ListArray.from_arrays(np.arange(0, 16 * count + 1, 16, dtype=np.int32), values)
+        _write(folder, number, pa.table(columns), list(vocabularies))
+    return Data("c", str(folder), (count,) * 4, floats, floats[0], (), tuple(vocabularies), {"v": 16})
+
+
 _MAKERS: dict[str, Callable[[Path, float], Data]] = {
     "a": _make_a("a", 20, _A_ROWS),
     "a3": _make_a("a3", 3, _A_ROWS),
     "a200": _make_a("a200", 200, _A_ROWS // 10),
     "a32": _make_a32,
     "b": _make_b,
+    "c": _make_c,
 }

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 import fileset_integrations
 from benchmarks.protocol import Data, Entry, Epochs, Job, Request, consume
 from fileset_integrations import Columns, FileSet, FileSetReader
-from fileset_integrations.columns import Category, FittedColumns, Stack
+from fileset_integrations.columns import Category, FittedColumns, Stack, bind
 from fileset_integrations.plan import Plan
 from fileset_integrations.spec import BatchSpec, Shard, ShuffleSpec
 
@@ -186,6 +188,29 @@ def fit(job: Job, request: dict[str, Any]) -> dict[str, Any]:
     return {"fit_s": [_timed(lambda: columns_of(job.data).fit(fs)) for _ in range(request["repeats"])]}
 
 
+def convert(job: Job, request: dict[str, Any]) -> dict[str, Any]:
+    """Processor seconds to make tensors of all rows from the files, and to `pq.read_table` them, by turns."""
+    fs = FileSet.from_parquet(job.data.folder)
+    decoder = bind(Columns(columns_of(job.data).features).fit(fs), fs.schema)
+
+    def ours() -> None:
+        for file in range(len(job.data.files)):
+            for batch in fs.iter_file(file, decoder.columns, None, decoder.dictionaries):
+                decoder.decode(pa.Table.from_batches([batch]))
+
+    def theirs() -> None:
+        for path in job.data.files:
+            pq.read_table(path, columns=decoder.columns)
+
+    spent: dict[str, list[float]] = {"ours_s": [], "theirs_s": []}
+    for turn in range(request["repeats"] + 1):
+        for name, step in [("ours_s", ours), ("theirs_s", theirs)][:: -1 if turn % 2 else 1]:
+            cpu = time.process_time()
+            step()
+            spent[name].append(time.process_time() - cpu)
+    return {name: values[1:] for name, values in spent.items()}  # the first turn warms up
+
+
 def profile(job: Job, request: dict[str, Any]) -> dict[str, Any]:
     """CPU milliseconds per 400,000 rows of the steps of a streamed epoch, each on one thread, one after the other."""
     made = reader(job, blocks="stream")
@@ -224,6 +249,7 @@ REQUESTS: dict[str, Request] = {
     "plan": plan,
     "flat": flat,
     "fit": fit,
+    "convert": convert,
     "profile": profile,
 }
 

@@ -123,6 +123,7 @@ PROMISES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "plan": ("plan", "a", {"files": 1_000_000}),
     "memory": ("flat", "a32", {"epochs": 20}),
     "fit": ("fit", "b", {}),
+    "convert": ("convert", "c", {}),
     "profile": ("profile", "a", {}),
     "profile-b": ("profile", "b", {}),
 }

@@ -1,47 +1,48 @@
 """Which columns become which tensors: specs, what they learn from the training data, and the way from Arrow to arrays.
 
-`Columns` is a plain value. `Columns.fit` learns vocabularies from a FileSet and gives `FittedColumns`, which evaluation
-and serving use unchanged. `bind` checks either against a schema, before any row is read, and gives a `Decoder`.
+`Columns` is a plain value. `Columns.fit` learns vocabularies and statistics from a FileSet and gives `FittedColumns`,
+which evaluation and serving use unchanged. `bind` checks either against a schema, before any row is read, and gives a
+`Decoder`.
 """
 
 from __future__ import annotations
 
+import base64
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from fileset_integrations.binding import bind_all, bind_specs, bound_types, nan_columns
 from fileset_integrations.column_specs import (
-    Category,
-    Spec,
-    SpecLike,
-    Stack,
-    as_spec,
-    bind_column,
-    bind_spec,
-    sources,
-    spec_from_json,
-    spec_to_json,
-    type_for,
-)
-from fileset_integrations.decoder import Decoder, TensorSpec
-from fileset_integrations.errors import ColumnError
-from fileset_integrations.tensors import (
     FIRST_CODE,
     NULL_CODE,
     OOV_CODE,
-    Fill,
-    fill_scalar,
-    is_text,
-    list_length,
-    vocabulary_array,
+    Binding,
+    Category,
+    Hashed,
+    Image,
+    Learned,
+    Learner,
+    Numeric,
+    Ragged,
+    Scaled,
+    Spec,
+    SpecLike,
+    Stack,
+    Timestamp,
+    Tokens,
+    as_spec,
+    learn,
+    spec_from_json,
 )
+from fileset_integrations.decoder import Decoder, Rows, TensorSpec, find_type, storage_type
+from fileset_integrations.errors import ColumnError
+from fileset_integrations.nulls import Nulls, Rule, check_nans_argument, check_nulls_argument, rule_of
+from fileset_integrations.progress import progress_bar
 
 __all__ = [
     "FIRST_CODE",
@@ -51,12 +52,20 @@ __all__ = [
     "Columns",
     "Decoder",
     "FittedColumns",
+    "Hashed",
+    "Image",
+    "Numeric",
+    "Ragged",
+    "Scaled",
     "Stack",
     "TensorSpec",
+    "Timestamp",
+    "Tokens",
     "bind",
 ]
 
 LABEL, WEIGHT = "label", "weight"  # names of their tensors in a reader's batch
+FORMAT = 2  # of a fit's JSON; 1 held vocabularies and tensors, but not the types that serving must know
 
 
 class Source(Protocol):
@@ -65,6 +74,10 @@ class Source(Protocol):
     @property
     def schema(self) -> pa.Schema:
         """Arrow schema."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all files together."""
 
     def scan(self, columns: Sequence[str], dictionaries: Sequence[str] = ()) -> Iterator[pa.Table]:
         """Every row once, in tables of whole files."""
@@ -76,13 +89,18 @@ class Columns:
 
     Args:
         features: Feature name -> spec. A column's name keeps its dtype, shape (batch,). A list of names is
-            `Stack(names)`: float32, shape (batch, number of names). Else a `Stack` or `Category`.
+            `Stack(names)`: float32, shape (batch, number of names). Else one of the specs of this module. Fields of
+            structs are named by their path, such as "address.city".
         label: Spec of the target, in the batch as "label".
         weight: Spec of the sample weight, in the batch as "weight".
-        nulls: What becomes of nulls: "error" (decided when a reader is made), "drop" (the row is left out), or a value
-            that stands in for them. A mapping gives a policy for each column it names; others have "error". A value
-            for all columns spares the label, whose nulls are never filled unless it is named. Category columns have a
-            code for null and follow a policy only where they are named, or are numbers of another tensor too.
+        nulls: What becomes of nulls: "error" (decided when a reader is made), "drop" (the row is left out), a value
+            that stands in for them, "mean" (the training data's mean does), or "mask" (zeros, and a tensor beside the
+            feature's, named with "_mask" behind, that is True where there is a value). A mapping gives a policy for
+            each column it names; others have "error". A value, "mean" or "mask" for all columns spares the label, whose
+            nulls are never filled unless it is named. Columns that are codes have one for null and follow a policy only
+            where they are named, or are numbers of another tensor too.
+        nans: "keep": a NaN is a number like others, and no null. "null": NaN in columns of floats count as nulls. A
+            mapping says so for each column it names.
 
     Raises:
         ColumnError: The spec contradicts itself.
@@ -91,18 +109,20 @@ class Columns:
     features: Mapping[str, Spec]
     label: Spec | None = None
     weight: Spec | None = None
-    nulls: Fill | Mapping[str, Fill] = "error"
+    nulls: Nulls = "error"
+    nans: str | Mapping[str, str] = "keep"
 
     def __init__(
         self,
         features: Mapping[str, SpecLike],
         label: SpecLike | None = None,
         weight: SpecLike | None = None,
-        nulls: Fill | Mapping[str, Fill] = "error",
+        nulls: Nulls = "error",
+        nans: str | Mapping[str, str] = "keep",
     ) -> None:
         if not isinstance(features, Mapping) or not features:
             raise ColumnError(
-                f"features={features!r}: pass a dict of feature name -> column, list of columns, Stack or Category, "
+                f"features={features!r}: pass a dict of feature name -> column, list of columns, or a spec, "
                 "such as {'x': ['distance', 'dep_delay'], 'carrier': Category('carrier')}."
             )
         reserved = {LABEL, WEIGHT} & set(features)
@@ -113,80 +133,82 @@ class Columns:
         object.__setattr__(self, "features", {str(name): as_spec(spec, name) for name, spec in features.items()})
         object.__setattr__(self, "label", None if label is None else as_spec(label, LABEL))
         object.__setattr__(self, "weight", None if weight is None else as_spec(weight, WEIGHT))
-        object.__setattr__(self, "nulls", self._check_nulls(nulls))
-
-    def _check_nulls(self, nulls: Fill | Mapping[str, Fill]) -> Fill | Mapping[str, Fill]:
-        if isinstance(nulls, Mapping):
-            unknown = [name for name in nulls if name not in self.sources]
-            if unknown:
-                raise ColumnError(
-                    f"nulls names {', '.join(map(repr, unknown))}, which no feature, label or weight uses. "
-                    f"Columns in use: {', '.join(self.sources)}."
-                )
-            policies = {name: _plain_value(policy) for name, policy in nulls.items()}
-            for name, policy in policies.items():
-                if not isinstance(policy, bool | int | float | str):
-                    raise ColumnError(f"nulls={{{name!r}: {policy!r}}}: pass 'error', 'drop', a number or a string.")
-            return policies
-        policy = _plain_value(nulls)
-        if not isinstance(policy, bool | int | float | str) or (
-            isinstance(policy, str) and policy not in ("error", "drop")
-        ):
-            raise ColumnError(f"nulls={nulls!r}: pass 'error', 'drop', a number, or a dict of column -> policy.")
-        return policy
+        object.__setattr__(self, "nulls", check_nulls_argument(nulls, self.sources))
+        object.__setattr__(self, "nans", check_nans_argument(nans, self.sources))
 
     @property
     def sources(self) -> list[str]:
         """Every column that is read, each once."""
-        return list(dict.fromkeys(name for _, spec in self.tensors() for name in sources(spec)))
+        return list(dict.fromkeys(name for _, spec in self.tensors() for name in spec.sources))
 
     def tensors(self) -> Iterator[tuple[str, Spec]]:
-        """Name and spec of every tensor of a batch."""
+        """Name and spec of every feature, the label and the weight."""
         yield from self.features.items()
         if self.label is not None:
             yield LABEL, self.label
         if self.weight is not None:
             yield WEIGHT, self.weight
 
-    def policy(self, column: str) -> Fill:
-        """What becomes of the nulls of a column; None: they have a code of their own."""
+    def rule(self, column: str) -> Rule:
+        """What becomes of the nulls of a column."""
         if isinstance(self.nulls, Mapping) and column in self.nulls:
-            return self.nulls[column]
-        if all(isinstance(spec, Category) for _, spec in self.tensors() if column in sources(spec)):
-            return None
+            return rule_of(self.nulls[column])
+        if all(spec.has_null_code for _, spec in self.tensors() if column in spec.sources):
+            return Rule("code")
         if isinstance(self.nulls, Mapping):
-            return "error"
-        if self.nulls not in ("error", "drop") and self.label is not None and column in sources(self.label):
-            return "error"
-        return self.nulls
+            return Rule("error")
+        rule = rule_of(self.nulls)
+        spared = (self.label, self.weight) if rule.kind == "mask" else (self.label,)
+        if rule.kind not in ("error", "drop") and any(one is not None and column in one.sources for one in spared):
+            return Rule("error")
+        return rule
 
-    def fit(self, source: Source) -> FittedColumns:
-        """Learn the vocabularies of category columns from a FileSet; the files are read once, only these columns.
+    def fit(self, source: Source, progress: bool | None = None) -> FittedColumns:
+        """Learn the vocabularies and statistics that the specs ask for from a FileSet, of all its rows.
+
+        The files are read once, only the columns concerned, by several threads; the result is the same for any order
+        of the rows.
+
+        Args:
+            source: The FileSet of the training data, or a view of one.
+            progress: Whether to show a bar; None: on a terminal.
 
         Raises:
             ColumnError: A column is missing or cannot be used as asked.
         """
-        tensors = bind(self, source.schema).tensors
-        names = list(dict.fromkeys(spec.column for _, spec in self.tensors() if isinstance(spec, Category)))
-        counts: dict[str, Counter[str | int | bool]] = {name: Counter() for name in names}
-        texts = [name for name in names if is_text(source.schema.field(name).type)]
-        for table in source.scan(names, texts) if names else ():
-            for name, counter in counts.items():
-                _count_values(table[name], counter)
-        vocabularies = {
-            name: tuple(value for value, _ in sorted(counter.items(), key=lambda item: (-item[1], item[0])))
-            for name, counter in counts.items()
+        decoder = bind(self, source.schema)
+        types = {name: find_type(source.schema, name) for name in self.sources}
+        bindings = {name: self._binding(name, spec, types) for name, spec in self.tensors()}
+        asked = {name: spec.learners(bindings[name]) for name, spec in self.tensors()}
+        learners = list(dict.fromkeys(learner for ones in asked.values() for learner in ones.values()))
+
+        def rows(table: pa.Table) -> Rows:
+            return Rows(table, {name: storage_type(type_) for name, type_ in types.items()}, decoder.nan_is_null)
+
+        found = _learn(source, rows, learners, progress) if learners else {}
+        learned = {
+            name: spec.learn(bindings[name], {key: found[learner] for key, learner in asked[name].items()})
+            for name, spec in self.tensors()
         }
-        return FittedColumns(self, vocabularies, tensors)
+        return FittedColumns(self, types, {name: what for name, what in learned.items() if what})
+
+    def input_spec(self, source: Source | pa.Schema) -> dict[str, TensorSpec]:
+        """Every tensor of the features, by name, as the columns of a FileSet or schema make it; nothing is read.
+
+        Sizes of vocabularies that are still to be learned are None; `FittedColumns.input_spec` knows them.
+        """
+        schema = source if isinstance(source, pa.Schema) else source.schema
+        return {one.name: one for one in bind(self, schema).tensors if one.name not in (LABEL, WEIGHT)}
 
     def to_json(self) -> dict[str, Any]:
         """The spec as plain JSON, from which `from_json` makes an equal one."""
-        return {
-            "features": {name: spec_to_json(spec) for name, spec in self.features.items()},
-            "label": None if self.label is None else spec_to_json(self.label),
-            "weight": None if self.weight is None else spec_to_json(self.weight),
+        data = {
+            "features": {name: spec.to_json() for name, spec in self.features.items()},
+            "label": None if self.label is None else self.label.to_json(),
+            "weight": None if self.weight is None else self.weight.to_json(),
             "nulls": self.nulls,
         }
+        return data if self.nans == "keep" else {**data, "nans": self.nans}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Columns:
@@ -196,6 +218,7 @@ class Columns:
             None if data["label"] is None else spec_from_json(data["label"]),
             None if data["weight"] is None else spec_from_json(data["weight"]),
             data["nulls"],
+            data.get("nans", "keep"),
         )
 
     def __eq__(self, other: object) -> bool:
@@ -208,35 +231,47 @@ class Columns:
     def _key(self) -> str:
         return json.dumps(self.to_json())
 
+    def _bind(self, schema: pa.Schema, fitted: FittedColumns | None, features_only: bool = False) -> Decoder:
+        trained, learned = (None, None) if fitted is None else (fitted.types, fitted.learned)
+        tensors = list(self.features.items()) if features_only else list(self.tensors())
+        types = bound_types(schema, dict.fromkeys(column for _, spec in tensors for column in spec.sources), trained)
+        bindings = [(spec, self._binding(name, spec, types, learned)) for name, spec in tensors]
+        rules = {name: self.rule(name) for name in types}
+        return bind_specs(schema, bindings, types, rules, nan_columns(self.nans, types))
 
-def _plain_value(policy: Any) -> Any:
-    return policy.item() if isinstance(policy, np.generic) else policy  # a mean that NumPy computed
+    def _binding(
+        self, name: str, spec: Spec, types: Mapping[str, pa.DataType], learned: Mapping[str, Learned] | None = None
+    ) -> Binding:
+        rules = {column: self.rule(column) for column in spec.sources}
+        if spec.has_null_code:  # "mean" and "mask" are for the tensors in which the column is a number
+            numbers = {column for _, one in self.tensors() if not one.has_null_code for column in one.sources}
+            rules |= {name: Rule("code") for name in numbers & set(rules) if rules[name].kind in ("mean", "mask")}
+        what = None if learned is None else learned.get(name, {})
+        return Binding(name, {column: types[column] for column in rules}, rules, what, name in self.features)
 
 
-def _count_values(column: pa.ChunkedArray, counter: Counter[Any]) -> None:
-    for chunk in column.chunks:
-        counted = pc.value_counts(chunk)
-        values, counts = counted.field("values"), counted.field("counts").to_pylist()
-        if isinstance(values, pa.DictionaryArray):
-            values = values.dictionary_decode()
-        for value, count in zip(values.to_pylist(), counts, strict=True):
-            if value is not None:
-                counter[value] += count
+def _learn(source: Source, rows: Any, learners: Sequence[Learner], progress: bool | None) -> dict[Learner, Any]:
+    columns = list(dict.fromkeys(column for learner in learners for column in learner.columns))
+    plain = {column for learner in learners for column in learner.columns if column not in learner.dictionaries}
+    dictionaries = [column for column in columns if column not in plain and column in source.schema.names]
+    nothing = {learner: learner.of(rows(source.schema.empty_table())) for learner in learners}  # of zero files
+    with progress_bar("Fitting columns", source.num_rows, progress) as done:
+        return {**nothing, **learn(source.scan(columns, dictionaries), rows, learners, done)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FittedColumns:
-    """Columns with the vocabularies learned from a training FileSet. Pass it wherever `columns=` is taken.
+    """Columns with what they learned from a training FileSet. Pass it wherever `columns=` is taken.
 
     Attributes:
         spec: What was asked for.
-        vocabularies: Category column -> its values, by code: the first has code 2.
-        tensors: Name, shape and dtype of every tensor of a batch.
+        types: Column -> its type in the training data, to which others' columns are cast.
+        learned: Feature, "label" or "weight" -> what its spec learned, as JSON.
     """
 
     spec: Columns
-    vocabularies: Mapping[str, tuple[str | int | bool, ...]]
-    tensors: tuple[TensorSpec, ...]
+    types: Mapping[str, pa.DataType]
+    learned: Mapping[str, Learned]
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -244,35 +279,59 @@ class FittedColumns:
         return tuple(self.spec.features)
 
     @property
+    def tensors(self) -> tuple[TensorSpec, ...]:
+        """Name, shape and dtype of every tensor of a batch."""
+        return bind(self, pa.schema(list(self.types.items()))).tensors
+
+    @property
+    def vocabularies(self) -> dict[str, tuple[str | int | bool, ...]]:
+        """Category feature -> its values, by code: the first has the category's first code, 2 unless it says else."""
+        return {name: tuple(what["vocabulary"]) for name, what in self.learned.items() if "vocabulary" in what}
+
+    @property
     def vocabulary_sizes(self) -> dict[str, int]:
-        """Category feature -> number of its codes, those of null and of unknown values included."""
-        return {
-            name: len(self.vocabularies[spec.column]) + FIRST_CODE
-            for name, spec in self.spec.features.items()
-            if isinstance(spec, Category)
-        }
+        """Feature made of codes -> how many there are, those of null and of unknown values included."""
+        return {name: one.vocabulary_size for name, one in self.input_spec().items() if one.vocabulary_size is not None}
 
     @property
     def feature_shapes(self) -> dict[str, tuple[int, ...]]:
         """Feature -> shape of one row of its tensor."""
-        return {tensor.name: tensor.shape for tensor in self.tensors if tensor.name in self.spec.features}
+        return {name: one.shape for name, one in self.input_spec().items() if name in self.spec.features}
+
+    def input_spec(self) -> dict[str, TensorSpec]:
+        """Every tensor of the features, by name: what a model must know of its inputs before it sees a batch."""
+        return {one.name: one for one in self.tensors if one.name not in (LABEL, WEIGHT)}
 
     def to_json(self) -> str:
         """The fit as JSON, from which `from_json` makes an equal one."""
+        schema = pa.schema(list(self.types.items())).serialize().to_pybytes()
         data = {
+            "format": FORMAT,
             "columns": self.spec.to_json(),
-            "vocabularies": self.vocabularies,
-            "tensors": [[tensor.name, list(tensor.shape), tensor.dtype.name] for tensor in self.tensors],
+            "types": {name: str(type_) for name, type_ in self.types.items()},  # for people
+            "schema": base64.b64encode(schema).decode(),  # the same for `from_json`: an Arrow schema, as IPC writes it
+            "learned": self.learned,
         }
         return json.dumps(data, ensure_ascii=False, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> FittedColumns:
-        """The fit that `to_json` gave."""
+        """The fit that `to_json` gave.
+
+        Raises:
+            ColumnError: Another version wrote it.
+        """
         data = json.loads(text)
-        vocabularies = {name: tuple(values) for name, values in data["vocabularies"].items()}
-        tensors = tuple(TensorSpec(name, tuple(shape), np.dtype(dtype)) for name, shape, dtype in data["tensors"])
-        return cls(Columns.from_json(data["columns"]), vocabularies, tensors)
+        written = data.get("format", 1 if "vocabularies" in data else None)
+        if written is not None and written != FORMAT:
+            raise ColumnError(
+                f"These fitted columns have format {written!r}, this version reads {FORMAT}. Fit the columns again on "
+                "their training data, or use the version that wrote them."
+            )
+        schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(data["schema"])))
+        return cls(
+            Columns.from_json(data["columns"]), dict(zip(schema.names, schema.types, strict=True)), data["learned"]
+        )
 
     def save(self, path: str | Path) -> None:
         """Write as JSON."""
@@ -283,11 +342,13 @@ class FittedColumns:
         """Read what `save` wrote.
 
         Raises:
-            ColumnError: The file is not such a JSON.
+            ColumnError: The file is not such a JSON, or another version wrote it.
         """
         try:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except ColumnError as error:
+            raise ColumnError(f"{path}: {error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
             raise ColumnError(
                 f"{path}: not fitted columns ({error!r}). Write them with FittedColumns.save()."
             ) from error
@@ -299,68 +360,50 @@ class FittedColumns:
             rows: A table, a dict of columns, or a list of dicts. Only the features' columns are needed.
 
         Returns:
-            Feature name -> array with one row for each row given. Rows are never dropped: where the policy is "drop",
-            nulls are an error.
+            Name -> array with one row for each row given, of every tensor of the features. Rows are never dropped:
+            where the policy is "drop", nulls are an error.
+
+        Raises:
+            ColumnError: A column is missing, or is of another kind than in the training data; names it.
         """
-        spec = Columns(self.spec.features, nulls=self._feature_nulls())
-        features = FittedColumns(spec, self.vocabularies, self.tensors)
         if not isinstance(rows, pa.Table):
-            rows = pa.table(dict(rows)) if isinstance(rows, Mapping) else pa.Table.from_pylist(list(rows))
-        rows = self._as_trained(rows)
-        return dict(bind(features, rows.schema).decode(rows))
+            if not isinstance(rows, Mapping):
+                rows = list(rows)
+                rows = {
+                    name: [row.get(name) for row in rows] for name in dict.fromkeys(key for row in rows for key in row)
+                }
+            rows = pa.table({name: _as_array(values, name, self.types.get(name)) for name, values in rows.items()})
+        return dict(self.spec._bind(rows.schema, self, features_only=True).decode(rows))
 
-    def _as_trained(self, rows: pa.Table) -> pa.Table:
-        """The rows with types that give the tensors of training: 3 for 3.0, None alone and lists tell no type."""
-        tensors = {tensor.name: tensor for tensor in self.tensors}
-        for name, spec in self.spec.features.items():
-            for column in sources(spec):
-                if rows.schema.names.count(column) != 1:
-                    continue  # `bind` says so
-                place, type_ = rows.schema.get_field_index(column), rows.schema.field(column).type
-                values = self.vocabularies[column] if isinstance(spec, Category) else None
-                wanted = type_for(spec, tensors[name], type_, values)
-                try:
-                    rows = rows.set_column(place, column, rows[column].cast(wanted))
-                except pa.ArrowException as error:
-                    raise ColumnError(
-                        f"Column {column!r} is {type_}, which does not fit feature {name!r} of the training data "
-                        f"({error}). Pass values of the type that it had there."
-                    ) from error
-        return rows
 
-    def _feature_nulls(self) -> Fill | Mapping[str, Fill]:
-        names = {name for spec in self.spec.features.values() for name in sources(spec)}
-        policies = {name: self.spec.policy(name) for name in names}
-        return {name: policy for name, policy in policies.items() if policy is not None}
+def _as_array(values: Any, name: str, type_: pa.DataType | None) -> pa.Array | pa.ChunkedArray:
+    """Values of one column, in a type that shows what they are; `Rows` casts them where nothing is lost."""
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return values
+    try:
+        return pa.array(values)
+    except (OverflowError, TypeError, ValueError, pa.ArrowException) as error:
+        try:
+            return pa.array(values, type_)  # integers beyond int64, and what only the type tells apart
+        except (OverflowError, TypeError, ValueError, pa.ArrowException):
+            raise ColumnError(
+                f"Column {name!r}: its values are of no one type ({type(error).__name__}). Pass values of the type "
+                f"that it had in the training data{'' if type_ is None else f', {type_}'}."
+            ) from error
 
 
 def bind(columns: Columns | FittedColumns | None, schema: pa.Schema) -> Decoder:
     """Check columns against a schema; nothing is read.
 
     Args:
-        columns: What is asked for; None: every column as a tensor of its own.
+        columns: What is asked for; None: every column as a tensor of its own, structs field by field.
         schema: Schema of the files.
 
     Raises:
         ColumnError: A column is missing or has no tensor form as asked; names it, its type and the way out.
     """
-    spec = columns.spec if isinstance(columns, FittedColumns) else columns
-    for name in schema.names if spec is None else spec.sources:
-        if name not in schema.names:
-            raise ColumnError(f"There is no column {name!r}. Columns: {', '.join(schema.names)}.")
-        if schema.names.count(name) > 1:
-            raise ColumnError(f"Two columns are named {name!r}. Give one an alias in the query.")
-    if spec is None:
-        return Decoder(schema, [bind_column(name, name, schema, strings=True) for name in schema.names], {}, {}, True)
-    tensors = [bind_spec(name, one, schema) for name, one in spec.tensors()]
-    policies = {name: policy for name in spec.sources if (policy := spec.policy(name)) is not None}
-    for name, policy in policies.items():
-        if policy not in ("error", "drop"):
-            type_ = schema.field(name).type
-            fill_scalar(policy, type_.value_type if list_length(type_) is not None else type_, name)
-    vocabularies: dict[str, pa.Array] = {}
+    if columns is None:
+        return bind_all(schema)
     if isinstance(columns, FittedColumns):
-        for name, values in columns.vocabularies.items():
-            if name in schema.names:
-                vocabularies[name] = vocabulary_array(values, schema.field(name).type, name)
-    return Decoder(schema, tensors, policies, vocabularies, False)
+        return columns.spec._bind(schema, columns)
+    return columns._bind(schema, None)

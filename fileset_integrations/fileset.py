@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fileset_integrations.decoder import root_column
 from fileset_integrations.errors import (
     ColumnError,
     FileSetAlreadyDeletedError,
@@ -26,6 +27,7 @@ from fileset_integrations.manifest import Manifest
 from fileset_integrations.spec import as_int
 from fileset_integrations.splits import Selection, Share, Split
 from fileset_integrations.storage.directory import Storage, check_name, open_storage
+from fileset_integrations.storage.footers import readable_groups
 from fileset_integrations.storage.foreign import describe_directory
 from fileset_integrations.storage.verification import find_problems
 
@@ -259,7 +261,7 @@ class FileSet:
 
         Args:
             file: Index of the file.
-            columns: Names of columns.
+            columns: Names of columns, or paths of fields of structs ("address.city"): a struct comes with these only.
             row_groups: Row groups to read; None: all.
             dictionaries: Those of the columns to read as dictionaries, strings only.
 
@@ -268,8 +270,12 @@ class FileSet:
         """
         with self._opened(file, columns, dictionaries) as parquet:
             if row_groups is None:
-                return parquet.read(columns=list(columns), use_threads=False)
-            return parquet.read_row_groups(list(row_groups), columns=list(columns), use_threads=False)
+                row_groups = range(parquet.num_row_groups)
+            tables = [
+                parquet.read_row_groups(groups, columns=list(columns), use_threads=False)
+                for groups in readable_groups(parquet.schema_arrow, row_groups)
+            ]
+            return tables[0] if len(tables) == 1 else pa.concat_tables(tables)
 
     def iter_file(
         self,
@@ -281,7 +287,10 @@ class FileSet:
     ) -> Iterator[pa.RecordBatch]:
         """As `read_file`, in batches of at most `max_rows` rows: of the file, no more than these is in memory."""
         with self._opened(file, columns, dictionaries) as parquet:
-            yield from parquet.iter_batches(max_rows, row_groups, list(columns), use_threads=False)
+            if row_groups is None:
+                row_groups = range(parquet.num_row_groups)
+            for groups in readable_groups(parquet.schema_arrow, row_groups):
+                yield from parquet.iter_batches(max_rows, groups, list(columns), use_threads=False)
 
     @contextmanager
     def _opened(self, file: int, columns: Sequence[str], dictionaries: Sequence[str]) -> Iterator[pq.ParquetFile]:
@@ -296,7 +305,7 @@ class FileSet:
                     raise OSError(f"it has {parquet.metadata.num_rows} rows, {rows} were written")
                 if found.names != manifest.schema.names or any(
                     found.field(name).type != manifest.schema.field(name).type
-                    for name in columns
+                    for name in (root_column(column, manifest.schema.names) for column in columns)
                     if name not in dictionaries
                 ):
                     raise OSError("it has another schema than was written")

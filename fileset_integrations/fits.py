@@ -20,12 +20,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fileset_integrations.columns import Columns, Decoder, FittedColumns
+from fileset_integrations.decoder import find_type, root_column, storage_type
 from fileset_integrations.errors import ColumnError, NullValueError
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.plan import BlockTable
 from fileset_integrations.splits import Selection
 from fileset_integrations.storage.cache import cache_root, write_atomically
-from fileset_integrations.tensors import rows_with_nulls
 
 
 def fit_once(columns: Columns, fs: FileSet, cache_dir: str | os.PathLike[str] | None) -> FittedColumns:
@@ -51,20 +51,33 @@ def check_nulls(decoder: Decoder, fs: FileSet) -> None:
     Raises:
         NullValueError: Names the column, its type and how many nulls it has.
     """
-    known = fs.null_counts
-    unknown = [name for name in decoder.no_nulls if name not in known]
-    counts = {name: known[name] for name in decoder.no_nulls if name in known} | dict.fromkeys(unknown, 0)
+    known = {name: _known_nulls(decoder, fs, name) for name in decoder.no_nulls}
+    counts = {name: count or 0 for name, count in known.items()}
+    unknown = [name for name, count in known.items() if count is None]
     if unknown:
         for table in fs.scan(unknown):
             for name in unknown:
-                counts[name] += int(rows_with_nulls(table[name]).sum())
+                counts[name] += int(decoder.null_rows(table, name).sum())
     for name, count in counts.items():
         if count:
             raise NullValueError(
-                f"Column {name!r} ({fs.schema.field(name).type}) of {fs!r} holds {count} nulls in {fs.num_rows} rows. "
+                f"Column {name!r} ({find_type(fs.schema, name)}) of {fs!r} holds {count} nulls in {fs.num_rows} rows. "
                 f"Say what becomes of them: Columns(..., nulls={{{name!r}: 'drop'}}) leaves such rows out, "
                 f"nulls={{{name!r}: 0}} fills them with 0; or COALESCE them in the query."
             )
+
+
+def _known_nulls(decoder: Decoder, fs: FileSet, column: str) -> int | None:
+    """Nulls of a column as the files' footers count them; None where the rows must be looked at.
+
+    Footers count the nulls in the leaves of lists and structs together, and empty lists with them; none is none.
+    """
+    if column in decoder.nan_is_null:
+        return None
+    root = root_column(column, fs.schema.names)
+    count = fs.null_counts.get(root)
+    flat = root == column and not pa.types.is_nested(storage_type(fs.schema.field(root).type))
+    return count if count == 0 or flat else None
 
 
 class KeptRows:
@@ -94,11 +107,12 @@ class KeptRows:
 
 def kept_rows(decoder: Decoder, fs: FileSet, blocks: BlockTable, cache_dir: str | os.PathLike[str] | None) -> KeptRows:
     """Find the rows that remain, in one pass over the columns whose nulls drop rows, or from the cache directory."""
-    known, selection = fs.null_counts, fs.selection
-    dropping = [name for name in decoder.dropping if known.get(name, 1)]
+    selection = fs.selection
+    dropping = [name for name in decoder.dropping if _known_nulls(decoder, fs, name) != 0]
     if not dropping or not len(blocks):
         return KeptRows(blocks, selection, {})
-    path = _remembered("kept", fs, json.dumps(sorted(dropping)), cache_dir).with_suffix(".npz")
+    asked = sorted((name, name in decoder.nan_is_null, decoder.empty_is_null(name)) for name in dropping)
+    path = _remembered("kept", fs, json.dumps(asked), cache_dir).with_suffix(".npz")
     if path.exists():
         try:
             with np.load(path, allow_pickle=False) as saved:

@@ -246,7 +246,7 @@ class FileSetReader:
             "streams": self.plan.streams,
             "shuffle": self.plan.shuffle.shuffle,
             "drop_last_batch": self.plan.batch.drop_last_batch,
-            "order": f"{ORDER}, dropping nulls of {self._decoder.dropping}" if self._decoder.dropping else ORDER,
+            "order": f"{ORDER}, dropping nulls of {self._decoder.dropped}" if self._decoder.dropped else ORDER,
         }
 
     def resume(self, state: Mapping[str, Any]) -> tuple[int, int]:

@@ -102,9 +102,10 @@ class ColumnsConf:
     # Without it, a Category that Hydra has built becomes a config node again.
     _convert_: str = "object"
     features: dict[str, Any] = MISSING
-    label: str | None = None
-    weight: str | None = None
+    label: Any = None
+    weight: Any = None
     nulls: Any = "error"
+    nans: Any = "keep"
 
 
 @dataclass

@@ -12,16 +12,17 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from fileset_integrations.decoder import TensorSpec
 from fileset_integrations.errors import SpecError
 
 Batch = Mapping[str, NDArray[Any]]
 
 
 class InputSpec(TypedDict, total=False):
-    """One feature, as a model sees it: either a category or numbers."""
+    """One tensor of the features, as a model sees it: codes or numbers."""
 
-    codes: int  # a category: number of codes, those for null and for unseen values included
-    shape: list[int]  # numbers: shape of one row's tensor
+    codes: int  # codes: how many there are, those for null and for unseen values included
+    shape: list[int]  # shape of one row's tensor; left out where a row is one code
     mean: list[float]  # numbers: per element, flattened
     std: list[float]
 
@@ -64,19 +65,18 @@ class Moments:
 
 
 class Summary:
-    """Moments of every numeric feature and of the label, and the number of codes of every category.
+    """Moments of every tensor of numbers and of the label, and the number of codes of every other.
 
     Args:
-        vocabulary_sizes: Number of codes for each feature that is a category (`FittedColumns.vocabulary_sizes`).
+        tensors: The features' tensors by name (`FittedColumns.input_spec`).
         baseline: Feature to which the model adds its output: the target's moments are those of label minus this
         feature.
     """
 
-    def __init__(self, vocabulary_sizes: Mapping[str, int], baseline: str | None = None) -> None:
-        self._codes = dict(vocabulary_sizes)
+    def __init__(self, tensors: Mapping[str, TensorSpec], baseline: str | None = None) -> None:
+        self._tensors = dict(tensors)
         self._baseline = baseline
-        self._features: dict[str, Moments] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._features = {name: Moments() for name, one in tensors.items() if one.vocabulary_size is None}
         self._target = Moments()
 
     def update(self, batch: Batch) -> None:
@@ -85,15 +85,13 @@ class Summary:
         Raises:
             SpecError: The baseline is not a feature with one number a row.
         """
-        numbers = [name for name, values in batch.items() if name not in ("label", "weight", *self._codes)]
-        if self._baseline is not None and (self._baseline not in numbers or batch[self._baseline].ndim != 1):
+        if self._baseline is not None and (self._baseline not in self._features or batch[self._baseline].ndim != 1):
             raise SpecError(
                 f"model.baseline is {self._baseline!r}, which must be a feature with one number a row. "
-                f"Numeric features: {', '.join(numbers) or 'none'}. Name such a one, or null."
+                f"Numeric features: {', '.join(self._features) or 'none'}. Name such a one, or null."
             )
-        for name in numbers:
-            self._shapes[name] = batch[name].shape[1:]
-            self._features.setdefault(name, Moments()).update(batch[name])
+        for name, moments in self._features.items():
+            moments.update(batch[name])
         if "label" in batch and batch["label"].dtype.kind in "iuf":
             label = batch["label"].astype(np.float64)
             self._target.update(label if self._baseline is None else label - batch[self._baseline])
@@ -104,14 +102,36 @@ class Summary:
         return self._target.count
 
     def inputs(self) -> dict[str, InputSpec]:
-        """Every feature's description, categories last, as plain values."""
+        """Every tensor's description, codes last, as plain values."""
         inputs: dict[str, InputSpec] = {
-            name: {"shape": list(self._shapes[name]), "mean": moments.mean.tolist(), "std": moments.std.tolist()}
+            name: {
+                "shape": list(self._tensors[name].shape),
+                "mean": moments.mean.tolist(),
+                "std": moments.std.tolist(),
+            }
             for name, moments in self._features.items()
         }
-        inputs.update({name: {"codes": codes} for name, codes in self._codes.items()})
+        for name, tensor in self._tensors.items():
+            if tensor.vocabulary_size is not None:
+                inputs[name] = {"codes": tensor.vocabulary_size}
+                if tensor.shape:
+                    inputs[name]["shape"] = list(tensor.shape)
         return inputs
 
     def target(self) -> dict[str, float]:
         """Mean and standard deviation of the model's target: the label, or its distance from the baseline."""
         return {"mean": float(self._target.mean[0]), "std": float(self._target.std[0])}
+
+
+def check_codes(inputs: Mapping[str, InputSpec]) -> None:
+    """Refuse features of several codes a row, for models that learn a vector of one code.
+
+    Raises:
+        SpecError: There is such a feature; names it.
+    """
+    for name, spec in inputs.items():
+        if "codes" in spec and spec.get("shape"):
+            raise SpecError(
+                f"Feature {name!r} holds codes of shape {tuple(spec['shape'])} a row, this model takes one code a row. "
+                "Leave it out of columns.features, or choose a model for sequences."
+            )

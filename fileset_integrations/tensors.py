@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from decimal import Decimal
@@ -13,16 +14,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fileset_integrations.errors import ColumnError, NullValueError
-
-NULL_CODE = 0  # category code of null
-OOV_CODE = 1  # category code of values outside the vocabulary
-FIRST_CODE = 2  # category code of the vocabulary's first value
+from fileset_integrations.nulls import Fill
 
 _EXACT_DIGITS = 15  # every decimal of up to 15 digits survives the way through float64
 _EXACT_POWERS = 22  # 10**22 is the largest power of ten that float64 holds exactly
 _INTERLEAVED_ROWS, _INTERLEAVED_BYTES = 2_048, 2**20
-
-Fill = bool | int | float | str | None
 
 
 def number_dtype(type_: pa.DataType) -> np.dtype[Any] | None:
@@ -43,13 +39,36 @@ def number_dtype(type_: pa.DataType) -> np.dtype[Any] | None:
     return None
 
 
-def list_length(type_: pa.DataType) -> int | None:
-    """Values of each list where the type says so; -1 where lists may differ; None for types that are no lists."""
-    if pa.types.is_fixed_size_list(type_):
-        return int(type_.list_size)
-    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
-        return -1
-    return None
+def plain_dtype(type_: pa.DataType) -> np.dtype[Any] | None:
+    """The dtype of a column that is asked for by its name alone, or of the values of such a list.
+
+    Numbers have `number_dtype`. Dates, times, timestamps and durations are int64: days since 1970-01-01, else the
+    type's own unit since midnight or since 1970-01-01T00:00 (in UTC where the type has a zone, else by its own clock).
+    """
+    if pa.types.is_temporal(type_) and not pa.types.is_interval(type_):
+        return np.dtype(np.int64)
+    return number_dtype(type_)
+
+
+def is_list(type_: pa.DataType) -> bool:
+    """Whether values of the type are lists, of whatever layout."""
+    kinds = (
+        pa.types.is_list(type_),
+        pa.types.is_large_list(type_),
+        pa.types.is_fixed_size_list(type_),
+        pa.types.is_list_view(type_),
+        pa.types.is_large_list_view(type_),
+    )
+    return any(kinds)
+
+
+def list_levels(type_: pa.DataType) -> tuple[tuple[int, ...], pa.DataType]:
+    """Lengths of nested lists from the outside in, -1 where lists may differ, and the type of the innermost values."""
+    lengths: list[int] = []
+    while is_list(type_):
+        lengths.append(int(type_.list_size) if pa.types.is_fixed_size_list(type_) else -1)
+        type_ = type_.value_type
+    return tuple(lengths), type_
 
 
 def is_text(type_: pa.DataType) -> bool:
@@ -108,9 +127,15 @@ def _without_nulls(chunk: pa.Array, name: str, fill: Fill, nan_for_null: bool = 
         return chunk.fill_null(fill_scalar(fill, chunk.type, name))
     if nan_for_null:
         return chunk  # to_numpy makes NaN of them
-    raise NullValueError(
-        f"Column {name!r} ({chunk.type}) holds nulls. Say what becomes of them: "
-        f"Columns(..., nulls={{{name!r}: 'drop'}}) leaves such rows out, nulls={{{name!r}: 0}} fills them with 0."
+    raise nulls_found(name, chunk.type)
+
+
+def nulls_found(name: str, type_: pa.DataType) -> NullValueError:
+    """The error of a column that holds nulls where that is none of what was asked for."""
+    return NullValueError(
+        f"Column {name!r} ({type_}) holds nulls. Say what becomes of them: "
+        f"Columns(..., nulls={{{name!r}: 'drop'}}) leaves such rows out, nulls={{{name!r}: 0}} fills them with 0, "
+        f"nulls={{{name!r}: 'mask'}} gives a tensor that says where they are."
     )
 
 
@@ -127,6 +152,8 @@ def fill_scalar(fill: Fill, type_: pa.DataType, name: str) -> pa.Scalar:
             return pa.scalar(bool(fill))
         if pa.types.is_decimal(type_):
             return pa.scalar(Decimal(str(fill)), type_)
+        if pa.types.is_date64(type_) and isinstance(fill, int):
+            return pa.scalar(fill * 86_400_000, type_)  # in days, as the tensor
         if pa.types.is_integer(type_) and isinstance(fill, float) and not fill.is_integer():
             raise ValueError("no whole number")
         return pa.scalar(fill, type_)
@@ -139,6 +166,8 @@ def fill_scalar(fill: Fill, type_: pa.DataType, name: str) -> pa.Scalar:
 
 def _exact(chunk: pa.Array, name: str) -> pa.Array:
     type_ = chunk.type
+    if pa.types.is_temporal(type_):
+        return _epoch(chunk)
     if not pa.types.is_decimal(type_):
         return chunk
     if type_.scale <= 0:
@@ -159,6 +188,12 @@ def _exact(chunk: pa.Array, name: str) -> pa.Array:
     return _nearest(chunk)
 
 
+def _epoch(chunk: pa.Array) -> pa.Array:
+    """Dates, times, timestamps and durations as the integers that Arrow holds; dates in days."""
+    whole = chunk.view(pa.int32() if chunk.type.bit_width == 32 else pa.int64()).cast(pa.int64())
+    return pc.divide(whole, 86_400_000) if pa.types.is_date64(chunk.type) else whole  # in whole days, says Arrow
+
+
 def _nearest(chunk: pa.Array) -> pa.Array:
     """Decimals of at most 15 digits as the nearest floats; Arrow's own cast misses those of 1.1 and many others."""
     type_ = chunk.type
@@ -174,90 +209,58 @@ def _nearest(chunk: pa.Array) -> pa.Array:
     return pa.array(values)
 
 
-def put_lists(out: NDArray[Any], column: pa.ChunkedArray, name: str, fill: Fill) -> None:
-    """Write a column of lists of equally many numbers into `out`, shape (rows, values), C-contiguous.
+def lists(
+    column: pa.ChunkedArray, lengths: tuple[int, ...], name: str
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """A column of lists, nested or not, of numbers, whose lengths are known.
+
+    Args:
+        column: The column.
+        lengths: Length of the lists of each level, from the outside in.
+        name: The column's name.
+
+    Returns:
+        The values, shape (rows, product of the lengths), 0 where there is none; and where there is none because the
+        value, or a list that should hold it, is null. None: nowhere.
 
     Raises:
-        NullValueError: A list or one of its values is null, and there is no fill value.
-        ColumnError: A list has another length.
+        ColumnError: A list has another length, or a decimal does not fit its tensor exactly.
     """
-    length = out.shape[1]
-    at = 0
-    for chunk in column.chunks:
-        rows = out[at : at + len(chunk)]
-        at += len(chunk)
-        present = None
-        if chunk.null_count:
-            if fill is None:
-                _without_nulls(chunk, name, None)
-            present = chunk.is_valid().to_numpy(zero_copy_only=False)
-            chunk = chunk.drop_null()
-            rows[~present] = fill
-        if not pa.types.is_fixed_size_list(chunk.type):
-            lengths = np.diff(chunk.offsets.to_numpy())
-            if len(lengths) and (lengths.min() != length or lengths.max() != length):
-                raise ColumnError(
-                    f"Column {name!r} ({chunk.type}) holds lists of {lengths.min()} to {lengths.max()} values where "
-                    f"each must have {length}. Pad or cut them in the query, or ask for another shape."
-                )
-        values = _exact(_without_nulls(chunk.flatten(), name, fill), name).to_numpy(zero_copy_only=False)
-        values = values.reshape(-1, length)
-        if present is None:
-            rows[...] = values
-        else:
-            rows[present] = values
+    parts = [_flat(chunk, lengths, name, column.type) for chunk in column.chunks]
+    if not parts:
+        dtype = plain_dtype(list_levels(column.type)[1])
+        return np.empty((0, math.prod(lengths)), dtype), None
+    values = np.concatenate([part for part, _ in parts]) if len(parts) > 1 else parts[0][0]
+    if all(nulls is None for _, nulls in parts):
+        return values, None
+    return values, np.concatenate([np.zeros(part.shape, np.bool_) if nulls is None else nulls for part, nulls in parts])
 
 
-def vocabulary_array(values: Sequence[str | int | bool], type_: pa.DataType, name: str) -> pa.Array:
-    """A vocabulary as an array, to look a column's values up in.
-
-    Raises:
-        ColumnError: The vocabulary was learned from values of another kind than the column's.
-    """
-    if not values:
-        return pa.array([], pa.string() if is_text(type_) else type_)
-    kind = type(values[0])
-    if (is_text(type_), pa.types.is_boolean(type_)) != (kind is str, kind is bool):
-        raise ColumnError(
-            f"Category({name!r}) was fitted on {kind.__name__} values, the column is {type_}. CAST it in the query "
-            "to the type that it had in the training data, or fit the columns again."
-        )
-    if kind is int:
-        return pa.array(values, pa.uint64() if max(map(int, values)) >= 2**63 else pa.int64())
-    return pa.array(values, pa.string() if kind is str else pa.bool_())
-
-
-def codes(column: pa.ChunkedArray, vocabulary: pa.Array, fill: Fill) -> NDArray[np.int64]:
-    """Codes of a column's values, shape (rows,), int64: null 0, unknown values 1, then the vocabulary's places."""
-    out = np.empty(len(column), np.int64)
-    at = 0
-    for chunk in column.chunks:
-        if fill is not None and chunk.null_count:
-            chunk = (chunk.dictionary_decode() if pa.types.is_dictionary(chunk.type) else chunk).fill_null(
-                fill_scalar(fill, chunk.type, "")
+def _flat(
+    chunk: pa.Array, lengths: tuple[int, ...], name: str, type_: pa.DataType
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    if not lengths:
+        nulls = chunk.is_null().to_numpy(zero_copy_only=False)[:, None] if chunk.null_count else None
+        return numbers(pa.chunked_array([chunk]), name, 0)[:, None], nulls
+    present = chunk.is_valid().to_numpy(zero_copy_only=False) if chunk.null_count else None
+    lists_there = chunk if present is None else chunk.drop_null()
+    if not pa.types.is_fixed_size_list(chunk.type) and len(lists_there):
+        found = pc.min_max(pc.list_value_length(lists_there)).as_py()
+        if (found["min"], found["max"]) != (lengths[0], lengths[0]):
+            raise ColumnError(
+                f"Column {name!r} ({type_}) holds lists of {found['min']} to {found['max']} values where each must "
+                f"have {lengths[0]}. Pad or cut them in the query, ask for another shape, or for Ragged({name!r}, ...)."
             )
-        if pa.types.is_dictionary(chunk.type):
-            values, places = chunk.dictionary, chunk.indices
-            of_value = _places(values, vocabulary)
-            found = places.fill_null(len(values)).to_numpy(zero_copy_only=False)
-            out[at : at + len(chunk)] = np.append(of_value, NULL_CODE)[found]
-        else:
-            out[at : at + len(chunk)] = _places(chunk, vocabulary)
-        at += len(chunk)
-    return out
-
-
-def _places(values: pa.Array, vocabulary: pa.Array) -> NDArray[np.int64]:
-    found: NDArray[np.int64]
-    if len(vocabulary):
-        # Unsafe: an integer that the vocabulary's type cannot hold is an unknown value, no error.
-        index = pc.index_in(values.cast(vocabulary.type, safe=False), value_set=vocabulary)
-        found = index.fill_null(OOV_CODE - FIRST_CODE).to_numpy(zero_copy_only=False).astype(np.int64) + FIRST_CODE
-    else:
-        found = np.full(len(values), OOV_CODE, np.int64)
-    if values.null_count:
-        found[values.is_null().to_numpy(zero_copy_only=False)] = NULL_CODE
-    return found
+    inner, inner_nulls = _flat(lists_there.flatten(), lengths[1:], name, type_)
+    size = math.prod(lengths)
+    values = inner.reshape(len(lists_there), size)
+    nulls = None if inner_nulls is None else inner_nulls.reshape(values.shape)
+    if present is None:
+        return values, nulls
+    all_values, all_nulls = np.zeros((len(chunk), size), values.dtype), np.ones((len(chunk), size), np.bool_)
+    all_values[present] = values
+    all_nulls[present] = False if nulls is None else nulls
+    return all_values, all_nulls
 
 
 def whole(column: pa.ChunkedArray) -> pa.Array:
@@ -272,18 +275,20 @@ def whole(column: pa.ChunkedArray) -> pa.Array:
     return combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)
 
 
-def rows_with_nulls(column: pa.ChunkedArray) -> NDArray[np.bool_]:
-    """Which rows are null, or are lists that hold a null or nothing; shape (rows,)."""
-    parts = []
-    for chunk in column.chunks:
-        bad: NDArray[np.bool_] = chunk.is_null().to_numpy(zero_copy_only=False)
-        if list_length(chunk.type) is not None and not bad.all():
-            present = chunk.drop_null()
-            lengths = pc.list_value_length(present).to_numpy()
-            parents = np.repeat(np.arange(len(present)), lengths)
-            broken = lengths == 0
-            broken[parents[present.flatten().is_null().to_numpy(zero_copy_only=False)]] = True
-            bad = bad.copy()
-            bad[np.flatnonzero(~bad)[broken]] = True
-        parts.append(bad)
+def rows_with_nulls(column: pa.ChunkedArray, empty_too: bool = True) -> NDArray[np.bool_]:
+    """Which rows are null, or are lists that hold a null, or, where `empty_too`, nothing; shape (rows,)."""
+    parts = [_null_rows(chunk, empty_too) for chunk in column.chunks]
     return np.concatenate(parts) if parts else np.zeros(0, np.bool_)
+
+
+def _null_rows(chunk: pa.Array, empty_too: bool) -> NDArray[np.bool_]:
+    bad: NDArray[np.bool_] = chunk.is_null().to_numpy(zero_copy_only=False)
+    if not is_list(chunk.type) or bad.all():
+        return bad
+    present = chunk.drop_null()
+    lengths = pc.list_value_length(present).to_numpy(zero_copy_only=False)
+    broken: NDArray[np.bool_] = (lengths == 0) & empty_too
+    broken[np.repeat(np.arange(len(present)), lengths)[_null_rows(present.flatten(), empty_too)]] = True
+    bad = bad.copy()
+    bad[np.flatnonzero(~bad)[broken]] = True
+    return bad

@@ -107,7 +107,7 @@ def _run(config: DictConfig) -> float | None:
     reader = _reader(config, train_set, _build(config, "columns"))
     columns = reader.columns
     assert columns is not None
-    summary = Summary(columns.vocabulary_sizes, OmegaConf.select(config, "model.baseline"))
+    summary = Summary(columns.input_spec(), OmegaConf.select(config, "model.baseline"))
     for batch in reader.iter_batches(epoch=0):
         summary.update(batch)
         evaluation.learn(batch)

@@ -8,13 +8,14 @@ import threading
 import warnings
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from fileset_integrations import Columns, FileSetReader
-from fileset_integrations.columns import Category
+from fileset_integrations.columns import Category, Numeric
 from fileset_integrations.errors import SpecError
 from tests.support import ROOT
-from tests.support.data import numbered
+from tests.support.data import fileset_of, numbered
 
 pytest.importorskip("keras", reason="keras is optional")
 
@@ -212,6 +213,17 @@ def test_columns_of_the_training_dataset_serve_validation(fs, val):
     assert held_out[0]["name"].tolist() == [
         2 + sorted(map(str, range(ROWS))).index(str(row)) for row in range(VAL_ROWS)
     ]
+
+
+def test_validation_has_the_codes_of_train_for_values_that_train_never_saw_too(tmp_path):
+    train = fileset_of(tmp_path / "train", pa.table({"c": ["b", "a", "b", None], "n": [1.0, 3.0, 1.0, 3.0]}))
+    val = fileset_of(tmp_path / "val", pa.table({"c": ["z", "a", None, "b"], "n": [5.0, 1.0, 2.0, 3.0]}))
+    ds = FileSetPyDataset(train, columns=Columns({"c": Category("c"), "n": Numeric("n")}), batch_size=4)
+
+    held_out = FileSetPyDataset(val, columns=ds.columns, batch_size=4, drop_last_batch=False)[0]
+
+    assert held_out["c"].tolist() == [1, 3, 0, 2]
+    assert held_out["n"].tolist() == [3, -1, 0, 1]  # by the mean 2 and the spread 1 of train
 
 
 @pytest.mark.parametrize("shuffle", [False, True])

@@ -1,10 +1,13 @@
 """The recipes' classifiers: what they take and give, and what they refuse."""
 
+import pyarrow as pa
 import pytest
 import torch
 
+from fileset_integrations.columns import Columns, Hashed, Tokens
 from fileset_integrations.errors import SpecError
-from fileset_integrations.models.lightning import ImageClassifier, TextClassifier
+from fileset_integrations.models.lightning import Encoder, ImageClassifier, TextClassifier
+from fileset_integrations.summary import Summary
 from tests.support.fitting import quiet_trainer
 
 TEXT = {"text": {"shape": [12], "mean": [0.0] * 12, "std": [1.0] * 12}}
@@ -24,6 +27,20 @@ def letters(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
             text[at : at + 2] = torch.tensor([97, 98])
         text[length:] = 0
     return texts, labels
+
+
+def test_models_are_built_from_the_description_of_the_columns():
+    schema = pa.schema([("words", pa.list_(pa.int32())), ("shop", pa.string()), ("price", pa.float64())])
+    features = {"words": Tokens("words", 12, vocabulary_size=300), "shop": Hashed("shop", 64)}
+    description = Columns(features).input_spec(schema)
+
+    inputs = Summary(description).inputs()
+
+    assert {"words": {"codes": 300, "shape": [12]}, "shop": {"codes": 64}}.items() <= inputs.items()
+    assert TextClassifier(inputs, "words", num_classes=2).embedding.num_embeddings == 300
+    assert [layer.num_embeddings for layer in Encoder({"shop": inputs["shop"]}, 8).embeddings] == [64]
+    with pytest.raises(SpecError, match=r"'words' holds codes of shape \(12,\) a row"):
+        Encoder(inputs, 8)
 
 
 def test_a_text_classifier_finds_what_tells_classes_apart_anywhere_in_the_text():

@@ -24,9 +24,9 @@ FRAMEWORKS = ("torch", "keras", "tensorflow", "lightning", "pytorch_lightning", 
 
 # Left to right: a module imports only modules to its left. A new module takes its place here.
 ORDER = (
-    *("errors", "spec", "forks", "plan", "splits", "tensors", "decoder", "column_specs", "columns", "manifest"),
-    *("storage", "engines", "making", "fileset", "views"),
-    *("fits", "blocks", "block_files", "mapped", "assembly", "reader", "epochs", "mixing"),
+    *("errors", "spec", "forks", "plan", "splits", "kernels", "nulls", "tensors", "decoder", "progress"),
+    *("column_specs", "binding", "columns", "type_table", "manifest", "storage", "engines", "making", "fileset"),
+    *("views", "fits", "blocks", "block_files", "mapped", "assembly", "reader", "epochs", "mixing"),
     *("torch", "tensorflow", "lightning", "keras", "ray"),
     *("summary", "plots", "outcome", "models", "tasks", "schemas", "runs", "train", "cli"),
 )
@@ -196,7 +196,12 @@ def test_everything_imported_is_a_declared_dependency():
     core, extras = declared()
     optional = set().union(*(names for extra, names in extras.items() if extra != "dev"))
     distribution = {
-        **{"sklearn": "scikit-learn", "hydra": "hydra-core", "snowflake": "snowflake-connector-python"},
+        **{
+            "PIL": "pillow",
+            "sklearn": "scikit-learn",
+            "hydra": "hydra-core",
+            "snowflake": "snowflake-connector-python",
+        },
         "yaml": "omegaconf",  # comes with it
         "jaxlib": "jax",
     }
@@ -217,7 +222,7 @@ def test_constraints_pin_every_direct_dependency_to_one_plain_version():
     core, extras = declared()
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = dict(line.split("==") for line in lines if not line.startswith("#"))
-    used = ("dev", "jax", "keras", "lightning", "recipes", "sweep")
+    used = ("dev", "images", "jax", "keras", "lightning", "recipes", "sweep")
     installed_by_make = core.union(*(extras[extra] for extra in used))
 
     assert pins["torch"] == "2.13.0"

@@ -20,11 +20,12 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from fileset_integrations import schemas, train
+from fileset_integrations.decoder import TensorSpec
 from fileset_integrations.errors import FileSetError, SpecError
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.outcome import Classification, Outcome, Regression, Score
 from fileset_integrations.runs import Trained
-from fileset_integrations.summary import Moments, Summary
+from fileset_integrations.summary import Moments, Summary, check_codes
 
 CONF = Path(str(files("fileset_integrations.conf")))
 
@@ -260,12 +261,19 @@ def test_moments_of_parts_are_moments_of_the_whole(values, parts):
 
 
 def test_a_summary_describes_every_feature_in_plain_values():
-    summary = Summary({"carrier": 4}, baseline="late")
+    tensors = (
+        TensorSpec("x", (2,), np.dtype("float32")),
+        TensorSpec("late", (), np.dtype("int64")),
+        TensorSpec("carrier", (), np.dtype("int64"), 4),
+        TensorSpec("words", (3,), np.dtype("int64"), 9),
+    )
+    summary = Summary({tensor.name: tensor for tensor in tensors}, baseline="late")
     summary.update(
         {
             "x": np.array([[1.0, 5.0], [3.0, 5.0]], dtype=np.float32),
             "late": np.array([10, 20]),
             "carrier": np.array([2, 3]),
+            "words": np.zeros((2, 3), np.int64),
             "label": np.array([11.0, 23.0], dtype=np.float32),
         }
     )
@@ -274,9 +282,12 @@ def test_a_summary_describes_every_feature_in_plain_values():
         "x": {"shape": [2], "mean": [2.0, 5.0], "std": [1.0, 1.0]},
         "late": {"shape": [], "mean": [15.0], "std": [5.0]},
         "carrier": {"codes": 4},
+        "words": {"codes": 9, "shape": [3]},
     }
     assert summary.target() == {"mean": 2.0, "std": 1.0}
     assert json.loads(json.dumps(summary.inputs())) == summary.inputs()
+    with pytest.raises(SpecError, match=r"'words' holds codes of shape \(3,\) a row"):
+        check_codes(summary.inputs())
 
 
 def batches(*sizes: int, seed: int = 0):

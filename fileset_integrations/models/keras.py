@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from fileset_integrations.errors import SpecError
-from fileset_integrations.summary import InputSpec
+from fileset_integrations.summary import InputSpec, check_codes
 
 
 def tabular_regressor(
@@ -46,6 +46,7 @@ def tabular_regressor(
         )
     if not lr > 0 or not weight_decay >= 0:
         raise SpecError(f"model.lr is {lr} and model.weight_decay {weight_decay}; lr must be > 0, weight_decay >= 0.")
+    check_codes(inputs)
     layers = keras.layers
     tensors: dict[str, Any] = {}
     parts: list[Any] = []

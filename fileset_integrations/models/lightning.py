@@ -14,7 +14,7 @@ from torchmetrics import MeanAbsoluteError, MeanSquaredError
 from torchmetrics.classification import MulticlassAccuracy
 
 from fileset_integrations.errors import SpecError
-from fileset_integrations.summary import InputSpec
+from fileset_integrations.summary import InputSpec, check_codes
 
 Inputs = Tensor | dict[str, Tensor]
 
@@ -32,6 +32,7 @@ class Encoder(nn.Module):
 
     def __init__(self, inputs: Mapping[str, InputSpec], embedding_size: int) -> None:
         super().__init__()
+        check_codes(inputs)
         self._numbers = [name for name, spec in inputs.items() if "codes" not in spec]
         self._categories = [name for name, spec in inputs.items() if "codes" in spec]
         mean = [value for name in self._numbers for value in inputs[name]["mean"]]
@@ -229,7 +230,7 @@ class TextClassifier(_Classifier):
         inputs: Description of the features (`Summary.inputs`).
         text: Feature that holds the texts, integers of shape (batch, length); 0 is what short texts are filled with.
         num_classes: Labels are integers in [0, num_classes).
-        vocabulary_size: Elements are integers in [0, vocabulary_size).
+        vocabulary_size: Elements are integers in [0, vocabulary_size), unless `inputs` says how many codes there are.
         embedding_size: Of each element's vector.
         channels: Of the convolution.
         width: Elements in a run, an odd number.
@@ -264,7 +265,8 @@ class TextClassifier(_Classifier):
         self.save_hyperparameters()
         self._text = text
         self._only_input = text if len(inputs) == 1 else None
-        self.embedding = nn.Embedding(vocabulary_size, embedding_size, padding_idx=0)
+        codes = inputs[text].get("codes", vocabulary_size)
+        self.embedding = nn.Embedding(codes, embedding_size, padding_idx=0)
         self.convolution = nn.Conv1d(embedding_size, channels, width, padding=width // 2)
         self.output = nn.Sequential(nn.Dropout(dropout), nn.Linear(channels, num_classes))
 

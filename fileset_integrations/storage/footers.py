@@ -134,3 +134,15 @@ def total_nulls(footers: Sequence[Footer]) -> dict[str, int]:
     for footer in footers[1:]:
         totals = {name: count + footer.nulls[name] for name, count in totals.items() if name in footer.nulls}
     return totals
+
+
+def readable_groups(schema: pa.Schema, row_groups: Sequence[int]) -> list[list[int]]:
+    """Row groups as they can be read together: Arrow reads dictionaries inside structs from one group at a time."""
+    if len(row_groups) > 1 and any(_holds_dictionary(type_) for type_ in schema.types if pa.types.is_nested(type_)):
+        return [[group] for group in row_groups]
+    return [list(row_groups)]
+
+
+def _holds_dictionary(type_: pa.DataType) -> bool:
+    fields = [type_.field(place).type for place in range(type_.num_fields)]
+    return bool(pa.types.is_dictionary(type_)) or any(map(_holds_dictionary, fields))
