@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 
 # The environment comes before anything that reads it: Keras takes its backend at import, the cache directory is read at
 # first use, and the subprocesses of tests inherit all of it. Each xdist worker makes a cache directory of its own.
@@ -18,6 +19,7 @@ import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 from tests.support import SOAK  # noqa: E402
+from tests.support import snowflake_server as local_snowflake  # noqa: E402
 
 # "fast" draws the same examples each time: what fails in CI fails at the desk. "soak" looks for new ones.
 settings.register_profile("fast", max_examples=60, deadline=None, derandomize=True)
@@ -33,3 +35,17 @@ def pytest_unconfigure() -> None:
 def soak() -> bool:
     """Whether this is `make soak`. For a number, `tests.support.count` is shorter."""
     return SOAK
+
+
+@pytest.fixture(scope="session")
+def snowflake_process() -> Iterator[local_snowflake.Server]:
+    """The local Snowflake of this test process."""
+    with local_snowflake.start() as server:
+        yield server
+
+
+@pytest.fixture
+def snowflake_server(snowflake_process: local_snowflake.Server) -> local_snowflake.Server:
+    """The local Snowflake, with nothing in it but the empty schema DB1.S1, no faults and no logs."""
+    snowflake_process.reset()
+    return snowflake_process
