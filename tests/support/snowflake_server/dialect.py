@@ -250,7 +250,7 @@ def split_at_word(tokens: list[Token], word: str) -> tuple[list[Token], list[Tok
 
 
 def _outermost_casts(tokens: list[Token]) -> dict[str, Written]:
-    """Result name -> type, of the items `x::T AS name` and `CAST(x AS T) AS name` of the outermost SELECT."""
+    """Result name -> type, of the items `x::T [AS] name` and `CAST(x AS T) [AS] name` of the outermost SELECT."""
     start, stop, depth = None, len(tokens), 0
     for index, token in enumerate(tokens):
         depth += {"(": 1, ")": -1}.get(token.text, 0)
@@ -262,10 +262,10 @@ def _outermost_casts(tokens: list[Token]) -> dict[str, Written]:
     casts = {}
     for item in split(tokens[start:stop], ",") if start is not None else []:
         parts = split_at_word(item, "AS")
-        if parts is not None and len(parts[1]) == 1:
-            written = _cast_of(parts[0])
-            if written is not None:
-                casts[name_value(parts[1][0].text)] = written
+        expression, alias = parts if parts is not None else (item[:-1], item[-1:])
+        written = _cast_of(expression)
+        if written is not None and len(alias) == 1 and alias[0].kind in ("word", "quoted"):
+            casts[name_value(alias[0].text)] = written
     return casts
 
 

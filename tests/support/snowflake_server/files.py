@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from dataclasses import replace
 from typing import Any
@@ -10,9 +9,9 @@ from urllib.parse import unquote
 
 from tests.support.snowflake_server.context import Context
 from tests.support.snowflake_server.dialect import translate
+from tests.support.snowflake_server.encryption import encrypt, material
 from tests.support.snowflake_server.errors import SnowflakeError, syntax, unsupported
 from tests.support.snowflake_server.lexer import Token, string_value
-from tests.support.snowflake_server.planted import MARK
 from tests.support.snowflake_server.reading import Reader
 from tests.support.snowflake_server.results import COPY, GET, LIST, PUT, REMOVE, Result
 from tests.support.snowflake_server.sessions import CREDENTIAL_SECONDS
@@ -74,7 +73,7 @@ def get(reader: Reader, context: Context) -> Result:
     else:
         data["stageInfo"] = _s3_info(context, stage, "")
         if not stage.server_side:
-            data["encryptionMaterial"] = [_material(stage) for _ in paths]
+            data["encryptionMaterial"] = [material(stage.key) for _ in paths]
     return Result([], [], GET, data)
 
 
@@ -94,7 +93,7 @@ def put(reader: Reader, context: Context) -> Result:
         "stageInfo": _s3_info(context, stage, directory),
     }
     if not stage.server_side:
-        data["encryptionMaterial"] = _material(stage)
+        data["encryptionMaterial"] = material(stage.key)
     return Result([], [], PUT, data)
 
 
@@ -164,12 +163,6 @@ def _gcs_info(context: Context, stage: Stage) -> dict[str, Any]:
     }
 
 
-def _material(stage: Stage) -> dict[str, str]:
-    """The stage's master key, with which the connector encrypts the key of each file."""
-    key = hashlib.sha256(f"{MARK}{stage.key}".encode()).digest()[:16]
-    return {"queryStageMasterKey": base64.b64encode(key).decode(), "queryId": "01b0-local", "smkId": "1"}
-
-
 def copy_into(reader: Reader, context: Context) -> Result:
     reference = reader.stage_reference()
     location = context.location(reference)
@@ -177,8 +170,6 @@ def copy_into(reader: Reader, context: Context) -> Result:
     reader.expect("FROM")
     query = _source(reader)
     options = _unload_options(reader, context)
-    if not stage.server_side:
-        raise unsupported("unloading to a client-side-encrypted stage")
     if not options.overwrite and not options.include_query_id and context.store.files(location):
         message = f"Files already existing at the unload destination: {reference}. Use overwrite option to force."
         raise SnowflakeError(1030, "22000", message)
@@ -189,7 +180,8 @@ def copy_into(reader: Reader, context: Context) -> Result:
     fault = context.fault.action if context.fault is not None else ""
     for file in unload(batches, columns, translated.casts, options, context.query_id, context.store.new_content):
         path = _joined(location, file.name)
-        stored = context.store.put(stage, path, file.content, context.clock.now(), {})
+        metadata = {} if stage.server_side else encrypt(file.content, stage.key)
+        stored = context.store.put(stage, path, file.content, context.clock.now(), metadata)
         report.append([path.removeprefix(_directory(location)), stored.size, file.num_rows])
         if fault == "partial" and context.fault is not None:
             raise SnowflakeError(context.fault.errno, context.fault.sqlstate, context.fault.message)

@@ -52,7 +52,7 @@ def _texts(column: Column, array: pa.Array) -> list[str | None]:
         array = array.cast(pa.int32())
     elif column.type == "time":
         array = array.cast(pa.time64("ns")).cast(pa.int64())
-    write = _WRITERS.get(column.type, str)
+    write = str if pa.types.is_string(array.type) else _WRITERS.get(column.type, str)
     if column.type in ("array", "vector") and column.element is None and pa.types.is_list(array.type):
         # Elements are JSON texts already.
         return [None if value is None else f"[{','.join(value)}]" for value in array.to_pylist()]

@@ -80,7 +80,9 @@ def _written(word: str, arguments: list[Token]) -> Written:
     if word in ("BINARY", "VARBINARY"):
         return Written(word, "BLOB")
     if word in _NTZ:
-        return Written(word, "TIMESTAMP_NS" if (numbers or [9])[0] > 6 else "TIMESTAMP")
+        digits = numbers[0] if numbers else 9
+        names = {0: "TIMESTAMP_S", 1: "TIMESTAMP_MS", 2: "TIMESTAMP_MS", 3: "TIMESTAMP_MS"}
+        return Written(word, names.get(digits, "TIMESTAMP" if digits <= 6 else "TIMESTAMP_NS"))
     if word in _ZONED:
         return Written(word, "TIMESTAMPTZ", _ZONED[word])
     if word == "ARRAY" and arguments:
