@@ -119,8 +119,8 @@ class Admin:
 
     def _settings(self, changes: dict[str, Any]) -> None:
         server = self._snowflake
-        if "expired_status" in changes:
-            server.objects.expired_status = changes.pop("expired_status")
+        of_transfer = {"s3": EXPIRED_STATUS, "gcs": 400}.get(changes.get("transfer", ""), server.objects.expired_status)
+        server.objects.expired_status = changes.pop("expired_status", of_transfer)
         server.settings = replace(server.settings, **changes)
 
     def _reset(self) -> None:

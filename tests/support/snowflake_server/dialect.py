@@ -261,11 +261,13 @@ def _outermost_casts(tokens: list[Token]) -> dict[str, Written]:
             break
     casts = {}
     for item in split(tokens[start:stop], ",") if start is not None else []:
-        parts = split_at_word(item, "AS")
-        expression, alias = parts if parts is not None else (item[:-1], item[-1:])
-        written = _cast_of(expression)
-        if written is not None and len(alias) == 1 and alias[0].kind in ("word", "quoted"):
-            casts[name_value(alias[0].text)] = written
+        parts = split_at_word(item, "AS") or (item[:-1], item[-1:])
+        expression, alias = parts
+        named = len(alias) == 1 and alias[0].kind in ("word", "quoted")
+        if named and expression and expression[-1].text not in ("::", "."):
+            written = _cast_of(expression)
+            if written is not None:
+                casts[name_value(alias[0].text)] = written
     return casts
 
 

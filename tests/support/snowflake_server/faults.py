@@ -11,7 +11,8 @@ or an HTTP `request` ("POST /session/v1/login-request?..."). The first rule that
 | corrupt | byte `after` of the body flipped |
 | slow | `delay` seconds before each 64 KiB of the body |
 | latency | `delay` seconds before the answer, which is whole |
-| lost | the statement or request is carried out, and its answer never comes (RST) |
+| lost | it is carried out, and the connection breaks in the middle of the answer: connector 5.2 gives up (errno 6) |
+| unanswered | it is carried out, and the connection breaks before the answer: connector 5.2 asks again |
 | error | the statement fails with `errno`, `sqlstate`, `message`, nothing done |
 | expired | of a statement: the session token has expired; of a file: the URL or the credentials have |
 | missing | of a file: 404; of COPY: the last file that it reports is not there |
@@ -28,7 +29,7 @@ import threading
 from dataclasses import asdict, dataclass
 from typing import Any
 
-TRANSPORT = frozenset({"status", "reset", "truncate", "corrupt", "slow", "latency", "lost"})
+TRANSPORT = frozenset({"status", "reset", "truncate", "corrupt", "slow", "latency", "lost", "unanswered"})
 OF_STATEMENTS = frozenset(
     {"error", "expired", "missing", "fewer", "partial", "wrong_md5", "no_md5", "wrong_size", "unlisted"}
 )

@@ -9,7 +9,7 @@ from typing import Any
 from tests.support.snowflake_server.context import Context, Settings
 from tests.support.snowflake_server.engine import Engine
 from tests.support.snowflake_server.errors import SnowflakeError
-from tests.support.snowflake_server.faults import Fault, Plan
+from tests.support.snowflake_server.faults import TRANSPORT, Fault, Plan
 from tests.support.snowflake_server.objects import PREFIX, Objects
 from tests.support.snowflake_server.planted import ACCESS_TOKEN, PASSWORD
 from tests.support.snowflake_server.queries import Queries, Query, new_query_id
@@ -218,7 +218,7 @@ class Snowflake:
             return refusal
         query = self.queries.find(query_id)
         if query is None:
-            return _refusal("000709", f"Statement {query_id} not found", "02000")
+            return _refusal("000709", f"Statement {query_id} not found")
         if not query.done.wait(_POLL_SECONDS):
             return json_response(_pending(query, "333333"))
         return json_response(query.answer)
@@ -259,7 +259,7 @@ class Snowflake:
 
 def _in_transport(fault: Fault | None, query: Query) -> Fault | None:
     """What of a statement's fault concerns the way of its answer."""
-    if fault is None or fault.action not in ("reset", "truncate", "corrupt", "slow", "latency", "lost"):
+    if fault is None or fault.action not in TRANSPORT:
         return None
     return None if fault.action == "latency" and query.asynchronous else fault
 
@@ -274,10 +274,8 @@ def _pending(query: Query, code: str) -> dict[str, Any]:
     return {"data": data, "success": True, "code": code, "message": "Query execution in progress."}
 
 
-def _refusal(code: str, message: str, state: str | None = None) -> Response:
-    return json_response(
-        {"data": {"errorCode": code, "sqlState": state}, "success": False, "code": code, "message": message}
-    )
+def _refusal(code: str, message: str) -> Response:
+    return json_response({"data": None, "success": False, "code": code, "message": message})
 
 
 def _token(request: Request) -> str:

@@ -123,12 +123,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, response: Response) -> None:
         fault = response.fault
-        breaks = fault is not None and fault.action in ("reset", "truncate", "lost")
         if fault is not None and fault.action == "latency":
             time.sleep(fault.delay)
         if fault is not None and fault.action == "status":
             response = Response(fault.status, b"", dict(fault.headers))
-        if fault is not None and (fault.action == "lost" or (fault.action == "reset" and fault.after == 0)):
+        if fault is not None and (fault.action == "unanswered" or (fault.action == "reset" and fault.after == 0)):
             self._break(reset=True)
         self.send_response(response.status)
         for name, value in response.headers.items():
@@ -145,9 +144,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.action == "corrupt" and body:
             at = min(after, len(body) - 1)
             body = body[:at] + bytes([body[at] ^ 0xFF]) + body[at + 1 :]
-        if breaks:
-            self.connection.sendall(body[:after])
-            self._break(reset=fault.action == "reset")
+        if fault.action in ("reset", "truncate", "lost"):
+            self.connection.sendall(body[: len(body) // 2 if fault.action == "lost" else after])
+            self._break(reset=fault.action != "truncate")
         if fault.action == "slow":
             for start in range(0, len(body), _PIECE):
                 time.sleep(fault.delay)
