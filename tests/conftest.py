@@ -4,6 +4,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
 
 # The environment comes before anything that reads it: Keras takes its backend at import, the cache directory is read at
 # first use, and the subprocesses of tests inherit all of it. Each xdist worker makes a cache directory of its own.
@@ -11,6 +13,8 @@ _CACHE_DIR = tempfile.mkdtemp(prefix="fileset-tests-")
 os.environ["FILESET_CACHE_DIR"] = _CACHE_DIR
 os.environ.setdefault("KERAS_BACKEND", "torch")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# The Snowflake connector would ask the network which cloud this is, at every login.
+os.environ["SNOWFLAKE_DISABLE_PLATFORM_DETECTION"] = "true"
 if not os.environ.get("FILESET_TEST_GPU"):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -49,3 +53,10 @@ def snowflake_server(snowflake_process: local_snowflake.Server) -> local_snowfla
     """The local Snowflake, with nothing in it but the empty schema DB1.S1, no faults and no logs."""
     snowflake_process.reset()
     return snowflake_process
+
+
+@pytest.fixture
+def snowflake_connection(snowflake_server: local_snowflake.Server) -> Iterator[Any]:
+    """A genuine connection to `snowflake_server`, which stands in DB1.S1."""
+    with closing(snowflake_server.connect()) as connection:
+        yield connection

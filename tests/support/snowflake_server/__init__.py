@@ -129,6 +129,7 @@ class Server:
             "protocol": "http",
             "database": DATABASE,
             "schema": SCHEMA,
+            "use_proxy_env": False,  # the server is on this machine
             "session_parameters": {"CLIENT_OUT_OF_BAND_TELEMETRY_ENABLED": False},
             # Said, since the connector warns about a coming change of its default otherwise.
             "enable_server_session_keep_alive_auto_detection": False,
@@ -144,6 +145,7 @@ class Server:
     def write_profile(self, folder: Path, name: str = "default", **changes: Any) -> Path:
         """Write connections.toml with one profile into `folder`, which SNOWFLAKE_HOME may name; returns the file."""
         options = self.options(**changes)
+        del options["enable_server_session_keep_alive_auto_detection"]  # read as an argument only
         parameters = options.pop("session_parameters", {})
         lines = [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in options.items())]
         if parameters:

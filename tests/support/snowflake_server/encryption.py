@@ -1,7 +1,7 @@
 """Client-side encryption, as the connector does it: what a warehouse writes into such a stage, the connector can read.
 
-AES-128 in CBC mode under a key for each file, which stands in the metadata, encrypted (ECB) under the stage's master key.
-Seen in what connector 5.2 uploads.
+AES-128 in CBC mode under a key for each file, which stands in the metadata, itself encrypted (ECB) under the stage's
+master key.
 """
 
 from __future__ import annotations

@@ -60,9 +60,10 @@ def _texts(column: Column, array: pa.Array) -> list[str | None]:
 
 
 def _moment(nanoseconds: int, column: Column) -> str:
-    seconds, fraction = divmod(nanoseconds, 1_000_000_000)
+    sign = "-" if nanoseconds < 0 else ""
+    seconds, fraction = divmod(abs(nanoseconds), 1_000_000_000)
     digits = f"{fraction:09d}"[: column.scale]
-    text = f"{seconds}.{digits}" if digits else str(seconds)
+    text = f"{sign}{seconds}.{digits}" if digits else f"{sign}{seconds}"
     # The offset, in minutes, plus 1440: all that we keep is UTC.
     return f"{text} 1440" if column.type == "timestamp_tz" else text
 
