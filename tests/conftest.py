@@ -4,7 +4,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing
 from typing import Any
 
 # The environment comes before anything that reads it: Keras takes its backend at import, the cache directory is read at
@@ -55,8 +54,21 @@ def snowflake_server(snowflake_process: local_snowflake.Server) -> local_snowfla
     return snowflake_process
 
 
+@pytest.fixture(scope="session")
+def _kept_connections(snowflake_process: local_snowflake.Server) -> Iterator[list[Any]]:
+    kept: list[Any] = []
+    yield kept
+    for connection in kept:
+        connection.close()
+
+
 @pytest.fixture
-def snowflake_connection(snowflake_server: local_snowflake.Server) -> Iterator[Any]:
-    """A genuine connection to `snowflake_server`, which stands in DB1.S1."""
-    with closing(snowflake_server.connect()) as connection:
-        yield connection
+def snowflake_connection(snowflake_server: local_snowflake.Server, _kept_connections: list[Any]) -> Any:
+    """A genuine connection to `snowflake_server`, which stands in DB1.S1.
+
+    It is kept from test to test, since a login takes longer than most of them. A test that closes its connection, or
+    lets its session die, opens one of its own with `snowflake_server.connect()`.
+    """
+    if not _kept_connections:
+        _kept_connections.append(snowflake_server.connect())
+    return _kept_connections[0]

@@ -59,11 +59,8 @@ def test_an_access_token_logs_in(snowflake_server):
 def test_a_profile_in_connections_toml_logs_in(snowflake_server, tmp_path):
     path = snowflake_server.write_profile(tmp_path, "dev")
 
-    with closing(
-        snowflake.connector.connect(
-            connection_name="dev", connections_file_path=path, enable_server_session_keep_alive_auto_detection=False
-        )
-    ) as connection:
+    options = {"connections_file_path": path, "enable_server_session_keep_alive_auto_detection": False}
+    with closing(snowflake.connector.connect(connection_name="dev", **options)) as connection:
         assert connection.cursor().execute("select current_schema()").fetchone() == ("S1",)
 
 
@@ -85,11 +82,12 @@ def test_an_expired_session_is_renewed_with_its_master_token(snowflake_server, a
     assert sum(seen["path"] == "/session/token-request" for seen in snowflake_server.requests()) == 1
 
 
-def test_with_its_master_token_expired_a_session_is_over(snowflake_server, ask):
-    snowflake_server.advance(15_000)
+def test_with_its_master_token_expired_a_session_is_over(snowflake_server):
+    with closing(snowflake_server.connect()) as connection:
+        snowflake_server.advance(15_000)
 
-    with pytest.raises(DatabaseError) as caught:
-        ask("select 1")
+        with pytest.raises(DatabaseError) as caught:
+            connection.cursor().execute("select 1")
 
     assert caught.value.errno == 390114
 
@@ -271,11 +269,8 @@ def test_the_queries_that_a_fileset_needs(ask):
     assert len({*ask("select hash(i, 7) from t")}) == 10
     assert ask("select hash(1, 7)") != ask("select hash(1, 8)")
     assert {value for (value,) in ask("select uniform(1, 3, random(4)) from t")} <= {1, 2, 3}
-    assert ask("select i from t qualify row_number() over (partition by g order by i) = 2 order by i") == [
-        (3,),
-        (4,),
-        (5,),
-    ]
+    ranked = "select i from t qualify row_number() over (partition by g order by i) = 2 order by i"
+    assert ask(ranked) == [(3,), (4,), (5,)]
     assert ask("select column1, column2 from values (1, 'a'), (2, 'b')") == [(1, "a"), (2, "b")]
     assert ask("select iff(true, 1, 2), nvl(null, 3), try_cast('x' as int)") == [(1, 3, None)]
     assert ask("select date_part(epoch_nanosecond, '1970-01-01 00:00:01'::timestamp_ntz)") == [(1_000_000_000,)]
@@ -431,5 +426,6 @@ def answers(port: int) -> bool:
 def test_what_the_server_does_not_know_is_not_found(snowflake_server):
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(f"{snowflake_server.url}/somewhere/else")
+    caught.value.close()
 
     assert caught.value.code == 404

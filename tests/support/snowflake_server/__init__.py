@@ -87,7 +87,7 @@ class Server:
         self.create(DATABASE, SCHEMA)
 
     def reset(self) -> None:
-        """Forget all databases, files, faults, settings and logs; sessions stay open."""
+        """Forget all databases, files, faults, settings and logs. Sessions stay open, as they were after login."""
         self._ask("reset")
         self.create(DATABASE, SCHEMA)
 

@@ -124,10 +124,11 @@ class Admin:
         server.settings = replace(server.settings, **changes)
 
     def _reset(self) -> None:
-        """A server as new, but for its open sessions."""
+        """A server as new, but for its open sessions, which are as after their login."""
         server = self._snowflake
         server.plan.clear()
         server.clock.reset()
+        server.sessions.reset()
         server.settings = Settings()
         server.objects.expired_status = EXPIRED_STATUS
         for database in server.engine.schemas():

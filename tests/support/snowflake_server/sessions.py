@@ -54,6 +54,14 @@ class ServerSession:
     parameters: dict[str, Any] = field(default_factory=dict)
     last_query_id: str | None = None
 
+    def __post_init__(self) -> None:
+        self._at_login = (self.database, self.schema, self.warehouse, self.role, dict(self.parameters))
+
+    def reset(self) -> None:
+        """Stand where the login stood, with its parameters."""
+        self.database, self.schema, self.warehouse, self.role, parameters = self._at_login
+        self.parameters = dict(parameters)
+
 
 class Sessions:
     """All sessions, by their tokens. Safe for threads."""
@@ -104,6 +112,14 @@ class Sessions:
         with self._lock:
             for session in self._by_token.values():
                 session.expires = 0.0
+
+    def reset(self) -> None:
+        """Every session as after its login, its tokens fresh."""
+        with self._lock:
+            for session in self._by_master.values():
+                session.reset()
+                session.expires = self._clock.now() + SESSION_SECONDS
+                session.master_expires = self._clock.now() + MASTER_SECONDS
 
     def close(self, session: ServerSession) -> None:
         with self._lock:

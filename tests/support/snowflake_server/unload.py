@@ -159,9 +159,11 @@ def _convert(column: Column, array: pa.Array, target: pa.DataType) -> pa.Array:
         return array.cast(target, safe=False)
     if column.type in ("timestamp_ntz", "time"):
         return array.cast(target, safe=False)  # cut, as a coarser unit does
-    if column.type == "fixed" and pa.types.is_integer(target):
+    if column.type == "fixed":
         try:
-            return array.cast(target)
+            # By way of the widest: Arrow takes no integers of 64 bits for fewer than 19 digits, fitting or not.
+            wide = array.cast(pa.decimal128(38, 0)) if pa.types.is_integer(array.type) else array
+            return wide.cast(target)
         except pa.ArrowInvalid as error:
             raise SnowflakeError(100039, "22003", f"Numeric value out of range: {error}") from None
     return array.cast(target)
