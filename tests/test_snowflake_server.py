@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -279,6 +281,40 @@ def test_the_queries_that_a_fileset_needs(ask):
     ]
 
 
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("date_from_parts(2013, 2, 3)", datetime.date(2013, 2, 3)),
+        ("dayofweek(date_from_parts(2013, 2, 3))", 0),
+        ("dateadd(minute, 90, timestamp_ntz_from_parts(2013, 2, 3, 4, 5, 6))", datetime.datetime(2013, 2, 3, 5, 35, 6)),
+        ("datediff(minute, '2013-02-03 00:00'::timestamp_ntz, '2013-02-03 01:30'::timestamp_ntz)", 90),
+        (
+            "convert_timezone('America/New_York', 'UTC', '2013-07-01 12:00:00'::timestamp_ntz)",
+            datetime.datetime(2013, 7, 1, 16),
+        ),
+        ("date_part(hour, '2013-07-01 12:00:00'::timestamp_ntz)", 12),
+        ("date_trunc('month', '2013-07-05'::timestamp_ntz)", datetime.datetime(2013, 7, 1)),
+        ("div0(1, 0) + square(3) + nvl2(null, 1, 2)", 11),
+        ("regexp_like('N123', 'N[0-9]+')", True),
+        ("equal_null(null, null) and startswith('abc', 'a')", True),
+        ("try_to_number('x')", None),
+    ],
+)
+def test_functions_of_snowflakes_own(ask, expression, value):
+    assert ask(f"select {expression}") == [(value,)]
+
+
+def test_statements_of_many_threads_run_side_by_side(snowflake_connection):
+    def square(number: int) -> int:
+        with snowflake_connection.cursor() as cursor:
+            return cursor.execute(f"select {number} * {number}").fetchone()[0]
+
+    with ThreadPoolExecutor(8) as pool:
+        squares = list(pool.map(square, range(40)))
+
+    assert squares == [number * number for number in range(40)]
+
+
 def test_nulls_sort_as_the_largest(ask):
     ask("create table t as select column1 as i from values (1), (null), (2)")
 
@@ -402,20 +438,21 @@ def test_dropping_a_schema_drops_its_stages(ask):
 def test_the_server_ends_with_the_process_that_started_it():
     program = (
         "import sys, time; from tests.support.snowflake_server import Server\n"
-        "server = Server(); print(server.port, flush=True); time.sleep(60)"
+        "server = Server(); print(server.port, server.folder, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
-    port = parent.stdout.readline()
+    port, folder = parent.stdout.readline().split()
 
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
 
     deadline = time.monotonic() + 20
-    while answers(int(port)) and time.monotonic() < deadline:
+    while (answers(int(port)) or Path(folder).exists()) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not answers(int(port))
+    assert not Path(folder).exists()
 
 
 def answers(port: int) -> bool:

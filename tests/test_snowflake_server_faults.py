@@ -155,6 +155,15 @@ def test_the_connector_gives_up_on_a_broken_body_and_leaves_no_part_of_it(
     assert {path.name for path in tmp_path.iterdir()} <= {"x0.bin", "x2.bin"}
 
 
+def test_a_put_that_loses_a_race_overwrites_nothing(snowflake_server, ask):
+    snowflake_server.fault("missing", file="x1", method="HEAD")  # the connector looks, and sees no file yet
+
+    [row] = ask("put 'file:///x1.bin' @fs/f auto_compress = false", file_stream=io.BytesIO(b"late"))
+
+    assert row[6] == "SKIPPED"
+    assert snowflake_server.files("@DB1.S1.FS/f/x1.bin")[0].read() == BYTES
+
+
 def test_expired_keys_are_renewed_by_another_get(snowflake_server, ask, tmp_path):
     snowflake_server.fault("expired", file="x", times=3)
 

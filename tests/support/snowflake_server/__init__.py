@@ -18,7 +18,7 @@ import tempfile
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,12 +66,10 @@ class Server:
     """A running server. Everything that a test says to it takes effect before the call returns."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.mkdtemp(prefix="local-snowflake-")
-        files = Path(self._folder, "files")
-        files.mkdir()
-        with Path(self._folder, "stderr.log").open("wb") as log:
+        self.folder = tempfile.mkdtemp(prefix="local-snowflake-")
+        with Path(self.folder, "stderr.log").open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(files)],
+                [sys.executable, "-m", __name__, self.folder],
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -100,7 +98,9 @@ class Server:
     def stop(self) -> None:
         """End the process, by its end of input, else by force; remove its files."""
         if self._process.stdin is not None:
-            self._process.stdin.close()
+            with suppress(BrokenPipeError):  # it has ended already
+                self._process.stdin.write(b"stop")
+                self._process.stdin.close()
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
@@ -108,12 +108,12 @@ class Server:
             self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
-        self._last_errors = Path(self._folder, "stderr.log").read_text(errors="replace")
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._last_errors = Path(self.folder, "stderr.log").read_text(errors="replace")
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def errors(self) -> str:
         """What the server wrote to stderr: tracebacks of its own mistakes."""
-        log = Path(self._folder, "stderr.log")
+        log = Path(self.folder, "stderr.log")
         return log.read_text(errors="replace") if log.exists() else getattr(self, "_last_errors", "")
 
     # --- connecting --------------------------------------------------------------------------------------------------

@@ -1,11 +1,13 @@
 """The server's process: `python -m tests.support.snowflake_server FOLDER`.
 
-Keeps files in FOLDER, writes its port to stdout, and ends when its standard input does: so it outlives nobody.
+Keeps its files in FOLDER and writes its port to stdout. It ends when its standard input does, so it outlives nobody; if
+that comes without the word "stop", whoever started it is dead, and it removes FOLDER itself.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -17,15 +19,18 @@ from tests.support.snowflake_server.web import Server
 
 
 def main() -> None:
-    store = Store(Path(sys.argv[1]))
+    folder = Path(sys.argv[1])
+    files = folder / "files"
+    files.mkdir()
+    store = Store(files)
     snowflake = Snowflake(store)
     server = Server(Admin(snowflake).answer)
     port = server.server_address[1]
     snowflake.base_url = f"http://127.0.0.1:{port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(port, flush=True)
-    sys.stdin.buffer.read()
-    store.close()
+    if sys.stdin.read() != "stop":
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)  # threads may wait for a client, and DuckDB's functions in Python complain when they are torn down
 
 

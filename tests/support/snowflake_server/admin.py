@@ -135,7 +135,7 @@ class Admin:
             server.engine.drop_database(database, if_exists=True)
             server.store.drop_schema(database, None)
         server.engine.hints.clear()
-        server.queries.forget_log()
+        server.queries.forget()
         with self._lock:
             self._requests.clear()
 

@@ -10,50 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.support.snowflake_server.errors import syntax
+from tests.support.snowflake_server.functions import EPOCHS, PARTS_OF_TIME, RENAMED, SEQUENCES
 from tests.support.snowflake_server.lexer import Token, name_value, quote_string, string_value
 from tests.support.snowflake_server.sqltypes import Written, read_type
-
-# Functions of another name or meaning there: macros of these names are made by the engine.
-_RENAMED = {
-    "HASH": "SNOWFLAKE_HASH",
-    "RANDOM": "SNOWFLAKE_RANDOM",
-    "UNIFORM": "SNOWFLAKE_UNIFORM",
-    "CONVERT_TIMEZONE": "SNOWFLAKE_CONVERT_TIMEZONE",
-    "TO_ARRAY": "SNOWFLAKE_TO_ARRAY",
-    "ARRAY_CONSTRUCT": "JSON_ARRAY",
-    "OBJECT_CONSTRUCT": "JSON_OBJECT",
-    "IFF": "IF",
-    "NVL": "COALESCE",
-    "CURRENT_TIMESTAMP": "NOW",
-    "SYSDATE": "NOW",
-}
-_SEQUENCES = ("SEQ1", "SEQ2", "SEQ4", "SEQ8")
-
-MACROS = """
-CREATE MACRO SNOWFLAKE_HASH
-    (a) AS (hash(a)::HUGEINT - 9223372036854775808)::BIGINT,
-    (a, b) AS (hash(a, b)::HUGEINT - 9223372036854775808)::BIGINT,
-    (a, b, c) AS (hash(a, b, c)::HUGEINT - 9223372036854775808)::BIGINT,
-    (a, b, c, d) AS (hash(a, b, c, d)::HUGEINT - 9223372036854775808)::BIGINT;
-CREATE MACRO SNOWFLAKE_RANDOM
-    () AS ((random() - 0.5) * 18446744073709549568)::BIGINT,
-    (seed) AS ((random() - 0.5) * 18446744073709549568)::BIGINT;
-CREATE MACRO SNOWFLAKE_UNIFORM(low, high, source) AS
-    (low + (source::HUGEINT + 9223372036854775808) % (high - low + 1))::BIGINT;
-CREATE MACRO SNOWFLAKE_CONVERT_TIMEZONE
-    (target, moment) AS timezone(target, moment),
-    (source, target, moment) AS timezone(target, timezone(source, moment));
-CREATE MACRO SNOWFLAKE_TO_ARRAY(a) AS list_transform(a, lambda x : to_json(x));
-CREATE MACRO ZEROIFNULL(a) AS COALESCE(a, 0);
-CREATE MACRO PARSE_JSON(a) AS a::JSON;
-CREATE MACRO TO_VARIANT(a) AS to_json(a);
-CREATE MACRO TO_VARCHAR(a) AS a::VARCHAR;
-CREATE MACRO TO_DATE(a) AS a::DATE;
-CREATE MACRO TO_DOUBLE(a) AS a::DOUBLE;
-CREATE MACRO TO_TIMESTAMP_NTZ(a) AS a::TIMESTAMP_NS;
-CREATE MACRO TO_NUMBER(a) AS a::DECIMAL(38, 0);
-CREATE MACRO ARRAY_SIZE(a) AS json_array_length(a);
-"""
 
 
 @dataclass
@@ -193,19 +152,19 @@ class _Translation:
         if name in self._session.literals and not inside:
             value = self._session.literals[name]
             return ["NULL::VARCHAR" if value is None else quote_string(value)]
-        if name in _SEQUENCES and not inside:
+        if name in SEQUENCES and not inside:
             return ["(ROW_NUMBER() OVER () - 1)"]
         if name == "TABLE" and inside and inside[0].upper == "GENERATOR":
             count = next((token.text for token in inside if token.kind == "number"), None)
             if count is None:
                 raise syntax("GENERATOR needs ROWCOUNT => n")
             return [f"(SELECT 1 FROM RANGE({count}))"]
-        if name in ("DATE_PART", "DATE_TRUNC", "DATEADD", "DATEDIFF", "TIMESTAMPADD", "TIMESTAMPDIFF"):
+        if name in PARTS_OF_TIME:
             return [self._of_time(name, arguments)]
         if name == "GET_PRESIGNED_URL":
             lifetime = arguments[2:] or [[Token("number", "3600", 0)]]
             return self._plain_call("SNOWFLAKE_PRESIGNED_URL", [self._stage(arguments[0]), *arguments[1:2], *lifetime])
-        return self._plain_call(_RENAMED.get(name, name), [inside] if inside else [])
+        return self._plain_call(RENAMED.get(name, name), [inside] if inside else [])
 
     def _stage(self, argument: list[Token]) -> list[Token]:
         """A stage may be given as a string, too."""
@@ -222,21 +181,11 @@ class _Translation:
         token = arguments[0][0]
         part = (string_value(token) if token.kind == "string" else token.text).lower()
         values = [_joined(self.run(argument)) for argument in arguments[1:]]
-        epochs = {
-            "epoch_nanosecond": "EPOCH_NS",
-            "epoch_microsecond": "EPOCH_US",
-            "epoch_millisecond": "EPOCH_MS",
-            "epoch_second": "EPOCH_S",
-            "epoch": "EPOCH_S",
-        }
-        if name == "DATE_PART" and part in epochs:
-            if part in ("epoch", "epoch_second"):
-                return f"FLOOR(EPOCH({values[0]}))::BIGINT"
-            return f"{epochs[part]}({values[0]})"
-        if name in ("DATEADD", "TIMESTAMPADD"):
+        if name == "DATE_PART" and part in EPOCHS:
+            return EPOCHS[part].format(values[0])
+        if PARTS_OF_TIME[name] == "DATE_ADD":
             return f"({values[1]} + TO_{part.upper().rstrip('S')}S({values[0]}::INTEGER))"
-        function = {"DATEDIFF": "DATE_DIFF", "TIMESTAMPDIFF": "DATE_DIFF"}.get(name, name)
-        return f"{function}({', '.join([quote_string(part), *values])})"
+        return f"{PARTS_OF_TIME[name]}({', '.join([quote_string(part), *values])})"
 
 
 def split_at_word(tokens: list[Token], word: str) -> tuple[list[Token], list[Token]] | None:

@@ -11,8 +11,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from tests.support.snowflake_server.dialect import MACROS
 from tests.support.snowflake_server.errors import SnowflakeError, exists, missing
+from tests.support.snowflake_server.functions import MACROS
 from tests.support.snowflake_server.lexer import quote_name
 from tests.support.snowflake_server.sqltypes import Column, Written, column
 

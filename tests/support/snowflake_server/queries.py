@@ -68,6 +68,12 @@ class Queries:
         with self._lock:
             self._log.clear()
 
+    def forget(self) -> None:
+        """Forget the log and all results."""
+        with self._lock:
+            for kept in (self._log, self._by_id, self._by_request, self._chunks):
+                kept.clear()
+
     def find(self, query_id: str) -> Query | None:
         with self._lock:
             return self._by_id.get(query_id)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import tempfile
 import threading
 import uuid
@@ -184,9 +183,6 @@ class Store:
         if stored is not None:
             # A body that is being sent from it goes on: the file is open.
             stored.content.unlink(missing_ok=True)
-
-    def close(self) -> None:
-        shutil.rmtree(self._root, ignore_errors=True)
 
 
 def listed_name(stage: Stage, path: str) -> str:
