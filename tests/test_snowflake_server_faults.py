@@ -322,6 +322,13 @@ def test_a_rule_that_could_never_apply_is_refused(snowflake_server, rule, compla
         snowflake_server.fault(**rule)
 
 
+def test_a_setting_that_does_not_exist_is_refused(snowflake_server):
+    with pytest.raises(ValueError, match="no setting 'transfr'"):
+        snowflake_server.configure(transfr="s3")
+    with pytest.raises(ValueError, match="possible are s3, gcs"):
+        snowflake_server.configure(transfer="azure")
+
+
 def test_a_reset_server_has_no_faults_no_stages_and_no_logs(snowflake_server, ask):
     snowflake_server.fault("error", statement="select")
     snowflake_server.advance(100_000)

@@ -237,6 +237,32 @@ def test_list_tells_size_and_md5(snowflake_server, ask):
     assert re.fullmatch(r"\w{3}, \d{2} \w{3} \d{4} \d{2}:\d{2}:\d{2} GMT", modified)
 
 
+@pytest.mark.parametrize(
+    ("digests", "form"), [("content", "[0-9a-f]{32}"), ("multipart", "[0-9a-f]{32}-2"), ("opaque", "[0-9a-f]{32}")]
+)
+def test_a_digest_is_what_the_cloud_makes_of_it(snowflake_server, ask, digests, form):
+    snowflake_server.configure(digests=digests)
+    snowflake_server.put("@DB1.S1.FS/x", b"abc")
+
+    [(_, _, md5, _)] = ask("list @fs")
+    [[url]] = ask("select get_presigned_url(@fs, 'x')")
+
+    assert re.fullmatch(form, md5)
+    assert (md5 == hashlib.md5(b"abc").hexdigest()) == (digests == "content")
+    assert fetch(url).headers["ETag"] == f'"{md5}"'
+
+
+def test_a_cloud_may_give_no_digest(snowflake_server, ask):
+    snowflake_server.configure(digests="none")
+    snowflake_server.put("@DB1.S1.FS/x", b"abc")
+
+    [(_, _, md5, _)] = ask("list @fs")
+    [[url]] = ask("select get_presigned_url(@fs, 'x')")
+
+    assert md5 is None
+    assert fetch(url).headers["ETag"] is None
+
+
 def test_a_list_of_more_files_than_fit_into_an_answer_is_whole(snowflake_server, ask):
     snowflake_server.configure(rows_inline=20, rows_per_chunk=30)
     for number in range(75):

@@ -230,7 +230,7 @@ class Server:
         self._ask("expire", what=what)
 
     def configure(self, **settings: Any) -> None:
-        """Set `expired_status` of URLs, or some of `context.Settings`: `transfer`, `timestamp_unit`, ..."""
+        """Change some of `settings.Settings`: `transfer`, `digests`, `expired_status`, `timestamp_unit`, ..."""
         self._ask("settings", **settings)
 
     def _ask(self, verb: str, **arguments: Any) -> Any:

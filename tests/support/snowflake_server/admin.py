@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
-from tests.support.snowflake_server.context import Settings
 from tests.support.snowflake_server.faults import Fault
 from tests.support.snowflake_server.lexer import split_name
-from tests.support.snowflake_server.objects import EXPIRED_STATUS, PREFIX
+from tests.support.snowflake_server.objects import PREFIX
 from tests.support.snowflake_server.protocol import Snowflake
 from tests.support.snowflake_server.stages import StageName, parse_location
 from tests.support.snowflake_server.web import Request, Response, json_response
@@ -89,7 +87,7 @@ class Admin:
             case "expire":
                 return self._expire(arguments["what"])
             case "settings":
-                return self._settings(arguments)
+                return server.settings.change(arguments)
             case "files":
                 location = parse_location(arguments["location"], None, None)
                 found = server.store.files(location)
@@ -117,20 +115,13 @@ class Admin:
         }
         actions[what]()
 
-    def _settings(self, changes: dict[str, Any]) -> None:
-        server = self._snowflake
-        of_transfer = {"s3": EXPIRED_STATUS, "gcs": 400}.get(changes.get("transfer", ""), server.objects.expired_status)
-        server.objects.expired_status = changes.pop("expired_status", of_transfer)
-        server.settings = replace(server.settings, **changes)
-
     def _reset(self) -> None:
         """A server as new, but for its open sessions, which are as after their login."""
         server = self._snowflake
         server.plan.clear()
         server.clock.reset()
         server.sessions.reset()
-        server.settings = Settings()
-        server.objects.expired_status = EXPIRED_STATUS
+        server.settings.reset()
         for database in server.engine.schemas():
             server.engine.drop_database(database, if_exists=True)
             server.store.drop_schema(database, None)

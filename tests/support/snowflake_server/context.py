@@ -13,17 +13,8 @@ from tests.support.snowflake_server.errors import SnowflakeError, syntax
 from tests.support.snowflake_server.faults import Fault
 from tests.support.snowflake_server.objects import Objects
 from tests.support.snowflake_server.sessions import Access, Clock, ServerSession
+from tests.support.snowflake_server.settings import Settings
 from tests.support.snowflake_server.stages import Location, Store, parse_location
-
-
-@dataclass
-class Settings:
-    """What a test can choose of the server as a whole."""
-
-    transfer: str = "s3"  # how GET hands out files: "s3" keys, or "gcs" presigned URLs
-    timestamp_unit: str = "ms"  # of unloaded TIMESTAMP_NTZ
-    rows_inline: int = 500  # rows of a result that come with the answer; the others come in chunks
-    rows_per_chunk: int = 2_000
 
 
 @dataclass

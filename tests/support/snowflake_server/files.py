@@ -32,7 +32,7 @@ def _pattern(reader: Reader) -> str | None:
 def list_files(reader: Reader, context: Context) -> Result:
     location = context.location(reader.stage_reference())
     found = context.store.files(location, _pattern(reader))
-    rows = list(list_rows(context.store.stage(location.stage), found))
+    rows = list(list_rows(context.store.stage(location.stage), found, context.settings.digests))
     if context.fault is not None and rows:
         match context.fault.action:
             case "wrong_md5":

@@ -8,22 +8,23 @@ from urllib.parse import quote
 
 from tests.support.snowflake_server.faults import Fault, Plan
 from tests.support.snowflake_server.sessions import BUCKET, Access, Clock
-from tests.support.snowflake_server.stages import Stage, Store, StoredFile
+from tests.support.snowflake_server.settings import Settings
+from tests.support.snowflake_server.stages import Stage, Store, StoredFile, shown_digest
 from tests.support.snowflake_server.web import Request, Response
 
 PREFIX = f"/{BUCKET}/"
-EXPIRED_STATUS = 403  # of S3; Google's store answers an expired URL with 400
+_EXPIRED_STATUS = {"s3": 403, "gcs": 400}
 
 
 class Objects:
     """Answers requests for the bytes of files."""
 
-    def __init__(self, store: Store, access: Access, clock: Clock, plan: Plan) -> None:
+    def __init__(self, store: Store, access: Access, clock: Clock, plan: Plan, settings: Settings) -> None:
         self._store = store
         self._access = access
         self._clock = clock
         self._plan = plan
-        self.expired_status = EXPIRED_STATUS
+        self._settings = settings
 
     def location(self, stage: Stage, path: str = "") -> str:
         """Bucket and key of a path in a stage."""
@@ -57,12 +58,12 @@ class Objects:
         stored = self._store.file(stage, path)
         if stored is None or (fault is not None and fault.action == "missing"):
             return _error(404, "NoSuchKey", "The specified key does not exist.")
-        return _get(request, stored)
+        return _get(request, stored, shown_digest(stored, self._settings.digests))
 
     def _expired(self, request: Request) -> Response:
         if "X-Amz-Signature" in request.query:
-            code = "AccessDenied" if self.expired_status == EXPIRED_STATUS else "ExpiredToken"
-            return _error(self.expired_status, code, "Request has expired")
+            status = self._settings.expired_status or _EXPIRED_STATUS[self._settings.transfer]
+            return _error(status, "AccessDenied" if status == 403 else "ExpiredToken", "Request has expired")
         return _error(400, "ExpiredToken", "The provided token has expired.")
 
     def _put(self, request: Request, stage: Stage, path: str) -> Response:
@@ -78,13 +79,14 @@ class Objects:
         return Response(headers={"ETag": f'"{stored.md5}"'})
 
 
-def _get(request: Request, stored: StoredFile) -> Response:
+def _get(request: Request, stored: StoredFile, digest: str | None) -> Response:
     headers = {
-        "ETag": f'"{stored.md5}"',
         "Last-Modified": formatdate(stored.modified, usegmt=True),
         "Accept-Ranges": "bytes",
         "Content-Type": "application/octet-stream",
-    } | stored.metadata
+        **({} if digest is None else {"ETag": f'"{digest}"'}),
+        **stored.metadata,
+    }
     span = (0, stored.size)
     status = 200
     if match := re.fullmatch(r"bytes=(\d*)-(\d*)", request.headers.get("range", "")):

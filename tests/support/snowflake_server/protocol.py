@@ -6,7 +6,7 @@ import gzip
 import json
 from typing import Any
 
-from tests.support.snowflake_server.context import Context, Settings
+from tests.support.snowflake_server.context import Context
 from tests.support.snowflake_server.engine import Engine
 from tests.support.snowflake_server.errors import SnowflakeError
 from tests.support.snowflake_server.faults import TRANSPORT, Fault, Plan
@@ -21,6 +21,7 @@ from tests.support.snowflake_server.sessions import (
     ServerSession,
     Sessions,
 )
+from tests.support.snowflake_server.settings import Settings
 from tests.support.snowflake_server.stages import Store
 from tests.support.snowflake_server.statements import bound_values
 from tests.support.snowflake_server.web import Request, Response, json_response
@@ -41,7 +42,7 @@ class Snowflake:
         self.plan = Plan()
         self.settings = Settings()
         self.store = store
-        self.objects = Objects(store, self.access, self.clock, self.plan)
+        self.objects = Objects(store, self.access, self.clock, self.plan, self.settings)
         self.engine = Engine(self._presigned_url)
         self.base_url = ""
 

@@ -190,7 +190,14 @@ def listed_name(stage: Stage, path: str) -> str:
     return f"{stage.name.stage.lower()}/{path}"
 
 
-def list_rows(stage: Stage, found: list[tuple[str, StoredFile]]) -> Iterator[list[str | None]]:
+def shown_digest(stored: StoredFile, digests: str) -> str | None:
+    """What the object store gives as the file's digest, see `Settings.digests`."""
+    other = hashlib.md5(stored.md5.encode(), usedforsecurity=False).hexdigest()
+    return {"content": stored.md5, "multipart": f"{other}-2", "opaque": other}.get(digests)
+
+
+def list_rows(stage: Stage, found: list[tuple[str, StoredFile]], digests: str) -> Iterator[list[str | None]]:
     """The rows of LIST: name, size, md5, last_modified."""
     for path, stored in found:
-        yield [listed_name(stage, path), str(stored.size), stored.md5, formatdate(stored.modified, usegmt=True)]
+        modified = formatdate(stored.modified, usegmt=True)
+        yield [listed_name(stage, path), str(stored.size), shown_digest(stored, digests), modified]
