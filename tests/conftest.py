@@ -58,6 +58,7 @@ def snowflake_server(snowflake_process: local_snowflake.Server) -> local_snowfla
 def _kept_connections(snowflake_process: local_snowflake.Server) -> Iterator[list[Any]]:
     kept: list[Any] = []
     yield kept
+    snowflake_process.clear_faults()  # those of the last test would strike the logout
     for connection in kept:
         connection.close()
 

@@ -5,12 +5,17 @@ import io
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from snowflake.connector.errors import Error, InternalError, OperationalError, ProgrammingError
 
-from tests.support.snowflake_server.faults import Fault
+from tests.support import ROOT
+from tests.support.snowflake_server.faults import OF_FILES, OF_STATEMENTS, TRANSPORT, Fault
+from tests.support.snowflake_server.settings import Settings
 
 BYTES = bytes(range(256)) * 1_000
 COPY = (
@@ -164,8 +169,38 @@ def test_a_put_that_loses_a_race_overwrites_nothing(snowflake_server, ask):
     assert snowflake_server.files("@DB1.S1.FS/f/x1.bin")[0].read() == BYTES
 
 
-def test_expired_keys_are_renewed_by_another_get(snowflake_server, ask, tmp_path):
-    snowflake_server.fault("expired", file="x", times=3)
+def get_with_what_expires_on_the_way(server, ask, folder: Path, what: str) -> list[tuple]:
+    """GET x1.bin; the keys or URLs that the answer gives expire before the connector has them."""
+    server.fault("latency", statement="^get", delay=0.5)
+    with ThreadPoolExecutor(1) as pool:
+        getting = pool.submit(ask, f"get @fs/f/x1.bin file://{folder}/")
+        while not any(statement.status == "SUCCESS" for statement in server.statements()[1:]):
+            time.sleep(0.01)
+        server.expire(what)
+        return getting.result()
+
+
+def test_urls_that_expire_before_they_are_used_are_renewed(snowflake_server, ask, tmp_path):
+    snowflake_server.configure(transfer="gcs")
+
+    rows = get_with_what_expires_on_the_way(snowflake_server, ask, tmp_path, "urls")
+
+    assert rows == [("x1.bin", len(BYTES), "DOWNLOADED", "")]
+    assert sum(sql.startswith("get") for sql in snowflake_server.sql()) == 2
+
+
+def test_keys_that_expire_before_the_connector_looks_fail_its_get_and_another_get_has_new_ones(
+    snowflake_server, ask, tmp_path
+):
+    # It looks with HEAD, whose answer has no body to say why it is refused.
+    with pytest.raises(OperationalError):
+        get_with_what_expires_on_the_way(snowflake_server, ask, tmp_path, "credentials")
+
+    assert ask(f"get @fs/f/x1.bin file://{tmp_path}/")[0][2] == "DOWNLOADED"
+
+
+def test_keys_that_expire_between_look_and_get_are_renewed(snowflake_server, ask, tmp_path):
+    snowflake_server.fault("expired", file="x1")
 
     rows = ask(f"get @fs/f/ file://{tmp_path}/")
 
@@ -320,6 +355,13 @@ def test_a_rule_that_could_never_apply_is_refused(snowflake_server, rule, compla
         Fault(**rule)
     with pytest.raises(ValueError, match=complaint):
         snowflake_server.fault(**rule)
+
+
+def test_the_docs_name_every_fault_and_every_setting():
+    text = (ROOT / "docs" / "local_snowflake.md").read_text(encoding="utf-8")
+
+    names = {*TRANSPORT, *OF_STATEMENTS, *OF_FILES, *(field.name for field in fields(Settings))}
+    assert [name for name in sorted(names) if f"`{name}`" not in text] == []
 
 
 def test_a_setting_that_does_not_exist_is_refused(snowflake_server):

@@ -56,7 +56,9 @@ CREATE MACRO SNOWFLAKE_HASH
     (a) AS (hash(a)::HUGEINT - 9223372036854775808)::BIGINT,
     (a, b) AS (hash(a, b)::HUGEINT - 9223372036854775808)::BIGINT,
     (a, b, c) AS (hash(a, b, c)::HUGEINT - 9223372036854775808)::BIGINT,
-    (a, b, c, d) AS (hash(a, b, c, d)::HUGEINT - 9223372036854775808)::BIGINT;
+    (a, b, c, d) AS (hash(a, b, c, d)::HUGEINT - 9223372036854775808)::BIGINT,
+    (a, b, c, d, e) AS (hash(a, b, c, d, e)::HUGEINT - 9223372036854775808)::BIGINT,
+    (a, b, c, d, e, f) AS (hash(a, b, c, d, e, f)::HUGEINT - 9223372036854775808)::BIGINT;
 CREATE MACRO SNOWFLAKE_RANDOM
     () AS ((random() - 0.5) * 18446744073709549568)::BIGINT,
     (seed) AS ((random() - 0.5) * 18446744073709549568)::BIGINT;
