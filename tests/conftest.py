@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 # The environment comes before anything that reads it: Keras takes its backend at import, the cache directory is read at
@@ -47,6 +48,14 @@ def snowflake_process() -> Iterator[local_snowflake.Server]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def kept_snowflake_connection(snowflake_process: local_snowflake.Server) -> Iterator[Any]:
+    """A genuine connection that is kept from test to test, since a login takes longer than most: not to be closed."""
+    with closing(snowflake_process.connect()) as connection:
+        yield connection
+        snowflake_process.clear_faults()  # those of the last test would strike the logout
+
+
 @pytest.fixture
 def snowflake_server(snowflake_process: local_snowflake.Server) -> local_snowflake.Server:
     """The local Snowflake, with nothing in it but the empty schema DB1.S1, no faults and no logs."""
@@ -54,22 +63,8 @@ def snowflake_server(snowflake_process: local_snowflake.Server) -> local_snowfla
     return snowflake_process
 
 
-@pytest.fixture(scope="session")
-def _kept_connections(snowflake_process: local_snowflake.Server) -> Iterator[list[Any]]:
-    kept: list[Any] = []
-    yield kept
-    snowflake_process.clear_faults()  # those of the last test would strike the logout
-    for connection in kept:
-        connection.close()
-
-
 @pytest.fixture
-def snowflake_connection(snowflake_server: local_snowflake.Server, _kept_connections: list[Any]) -> Any:
-    """A genuine connection to `snowflake_server`, which stands in DB1.S1.
-
-    It is kept from test to test, since a login takes longer than most of them. A test that closes its connection, or
-    lets its session die, opens one of its own with `snowflake_server.connect()`.
-    """
-    if not _kept_connections:
-        _kept_connections.append(snowflake_server.connect())
-    return _kept_connections[0]
+def snowflake_connection(snowflake_server: local_snowflake.Server) -> Iterator[Any]:
+    """A genuine connection to `snowflake_server`, which stands in DB1.S1."""
+    with closing(snowflake_server.connect()) as connection:
+        yield connection

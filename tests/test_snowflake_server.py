@@ -23,9 +23,9 @@ from tests.support.snowflake_server import ACCESS_TOKEN, MARK, PASSWORD, USER
 
 
 @pytest.fixture
-def ask(snowflake_connection):
+def ask(snowflake_server, kept_snowflake_connection):
     """Run one statement; returns all rows."""
-    with snowflake_connection.cursor() as cursor:
+    with kept_snowflake_connection.cursor() as cursor:
         yield lambda sql, *arguments: cursor.execute(sql, *arguments).fetchall()
 
 
@@ -107,8 +107,8 @@ def test_every_secret_holds_the_mark(snowflake_server, ask):
 # --- statements ------------------------------------------------------------------------------------------------------
 
 
-def test_the_log_holds_each_statement_exactly_with_its_tag_and_id(snowflake_server, snowflake_connection):
-    cursor = snowflake_connection.cursor()
+def test_the_log_holds_each_statement_exactly_with_its_tag_and_id(snowflake_server, kept_snowflake_connection):
+    cursor = kept_snowflake_connection.cursor()
     texts = ["select 1", "SELECT 'ü', /* why */  2 -- so\n, 3", "select 'x;y'"]
     tags = ["first", "second", None]
     ids = [
@@ -169,8 +169,8 @@ def test_an_error_carries_its_number_its_state_and_the_query_id(snowflake_server
     assert caught.value.sfqid == last.query_id
 
 
-def test_describing_a_query_does_not_run_it(snowflake_server, snowflake_connection):
-    cursor = snowflake_connection.cursor()
+def test_describing_a_query_does_not_run_it(snowflake_server, kept_snowflake_connection):
+    cursor = kept_snowflake_connection.cursor()
 
     described = cursor.describe("select 1::number(10, 2) as price, 'x' as \"a b\", 'a'::int as never")
 
@@ -220,8 +220,8 @@ TYPES = [  # declared, expression, value, type code of the description
 ]
 
 
-def test_every_type_keeps_its_values_and_its_description(snowflake_connection):
-    cursor = snowflake_connection.cursor()
+def test_every_type_keeps_its_values_and_its_description(snowflake_server, kept_snowflake_connection):
+    cursor = kept_snowflake_connection.cursor()
     columns = [f"c{number} {declared}" for number, (declared, *_) in enumerate(TYPES)]
     cursor.execute(f"create table t ({', '.join(columns)})")
     cursor.execute(f"insert into t select {', '.join(expression for _, expression, *_ in TYPES)}")
@@ -235,8 +235,8 @@ def test_every_type_keeps_its_values_and_its_description(snowflake_connection):
     assert codes == [code for *_, code in TYPES]
 
 
-def test_nanoseconds_survive(snowflake_connection):
-    cursor = snowflake_connection.cursor()
+def test_nanoseconds_survive(snowflake_server, kept_snowflake_connection):
+    cursor = kept_snowflake_connection.cursor()
 
     table = cursor.execute("select '2020-01-01 00:00:00.123456789'::timestamp_ntz as t").fetch_arrow_all()
 
@@ -304,9 +304,9 @@ def test_functions_of_snowflakes_own(ask, expression, value):
     assert ask(f"select {expression}") == [(value,)]
 
 
-def test_statements_of_many_threads_run_side_by_side(snowflake_connection):
+def test_statements_of_many_threads_run_side_by_side(snowflake_server, kept_snowflake_connection):
     def square(number: int) -> int:
-        with snowflake_connection.cursor() as cursor:
+        with kept_snowflake_connection.cursor() as cursor:
             return cursor.execute(f"select {number} * {number}").fetchone()[0]
 
     with ThreadPoolExecutor(8) as pool:
@@ -331,12 +331,12 @@ def test_a_table_is_loaded_from_arrow(snowflake_server, ask):
 # --- in the background -----------------------------------------------------------------------------------------------
 
 
-def test_a_query_runs_in_the_background(snowflake_server, snowflake_connection):
+def test_a_query_runs_in_the_background(snowflake_server, kept_snowflake_connection):
     snowflake_server.fault("latency", statement="select 42", delay=0.1)
-    cursor = snowflake_connection.cursor()
+    cursor = kept_snowflake_connection.cursor()
 
     query_id = cursor.execute_async("select 42")["queryId"]
-    running = snowflake_connection.is_still_running(snowflake_connection.get_query_status(query_id))
+    running = kept_snowflake_connection.is_still_running(kept_snowflake_connection.get_query_status(query_id))
     cursor.get_results_from_sfqid(query_id)
 
     assert running
@@ -344,20 +344,22 @@ def test_a_query_runs_in_the_background(snowflake_server, snowflake_connection):
     assert snowflake_server.statements()[0].asynchronous
 
 
-def test_a_failure_in_the_background_is_told_when_asked(snowflake_connection):
-    cursor = snowflake_connection.cursor()
+def test_a_failure_in_the_background_is_told_when_asked(snowflake_server, kept_snowflake_connection):
+    cursor = kept_snowflake_connection.cursor()
 
     query_id = cursor.execute_async("select * from nowhere")["queryId"]
 
     with pytest.raises(ProgrammingError) as caught:
-        while snowflake_connection.is_still_running(snowflake_connection.get_query_status_throw_if_error(query_id)):
+        while kept_snowflake_connection.is_still_running(
+            kept_snowflake_connection.get_query_status_throw_if_error(query_id)
+        ):
             time.sleep(0.01)
     assert caught.value.errno == 2003
 
 
-def test_a_query_is_cancelled(snowflake_server, snowflake_connection):
+def test_a_query_is_cancelled(snowflake_server, kept_snowflake_connection):
     snowflake_server.fault("latency", statement="select 42", delay=30)
-    cursor = snowflake_connection.cursor()
+    cursor = kept_snowflake_connection.cursor()
     query_id = cursor.execute_async("select 42")["queryId"]
 
     cursor.abort_query(query_id)
@@ -371,8 +373,8 @@ NAMES = ["FS", "fs", "my stage", "a.b", 'qu"ote', "ünï", "A_B", "A%B", "x'; DR
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_stage_of_any_name_is_found_under_exactly_that_name(snowflake_server, snowflake_connection, name):
-    cursor = snowflake_connection.cursor(DictCursor)
+def test_a_stage_of_any_name_is_found_under_exactly_that_name(snowflake_server, kept_snowflake_connection, name):
+    cursor = kept_snowflake_connection.cursor(DictCursor)
     for other in ("AXB", "My Stage", name):
         cursor.execute(f"create or replace stage {quoted(other)} encryption = (type = 'SNOWFLAKE_SSE')")
     location = f"@{quoted('DB1')}.{quoted('S1')}.{quoted(name)}/x"

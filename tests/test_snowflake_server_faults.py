@@ -25,9 +25,9 @@ COPY = (
 
 
 @pytest.fixture
-def ask(snowflake_server, snowflake_connection):
+def ask(snowflake_server, kept_snowflake_connection):
     """Run one statement where a stage FS holds x0.bin to x2.bin; returns all rows."""
-    with snowflake_connection.cursor() as cursor:
+    with kept_snowflake_connection.cursor() as cursor:
         cursor.execute("create stage fs encryption = (type = 'SNOWFLAKE_SSE')")
         for number in range(3):
             snowflake_server.put(f"@DB1.S1.FS/f/x{number}.bin", BYTES)

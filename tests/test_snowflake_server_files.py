@@ -21,9 +21,9 @@ SSE = "encryption = (type = 'SNOWFLAKE_SSE')"
 
 
 @pytest.fixture
-def ask(snowflake_connection):
+def ask(snowflake_server, kept_snowflake_connection):
     """Run one statement in a schema with the stage FS and the table T of 10,000 rows; returns all rows."""
-    with snowflake_connection.cursor() as cursor:
+    with kept_snowflake_connection.cursor() as cursor:
         cursor.execute(f"create stage fs {SSE}")
         cursor.execute(
             "create table t as select seq4() as i, sqrt(i) as x, 'row ' || i as s"
@@ -346,10 +346,10 @@ def test_put_takes_a_stream_and_does_not_overwrite_unless_told(snowflake_server,
     assert (second, snowflake_server.files("@DB1.S1.FS")[0].read()) == ("UPLOADED", b"three")
 
 
-def test_a_download_streams(snowflake_server, snowflake_connection, ask):
+def test_a_download_streams(snowflake_server, kept_snowflake_connection, ask):
     snowflake_server.put("@DB1.S1.FS/x.bin", BYTES)
 
-    assert snowflake_connection.cursor().download_stream("@fs/x.bin").read() == BYTES
+    assert kept_snowflake_connection.cursor().download_stream("@fs/x.bin").read() == BYTES
 
 
 def test_an_unload_into_a_client_side_encrypted_stage_is_for_the_connector_only(snowflake_server, ask, tmp_path):
