@@ -220,7 +220,9 @@ TYPES = [  # declared, expression, value, type code of the description
 ]
 
 
-def test_every_type_keeps_its_values_and_its_description(snowflake_server, kept_snowflake_connection):
+@pytest.mark.parametrize("form", ["arrow", "json"])
+def test_every_type_keeps_its_values_and_its_description(snowflake_server, kept_snowflake_connection, form):
+    snowflake_server.configure(results=form)
     cursor = kept_snowflake_connection.cursor()
     columns = [f"c{number} {declared}" for number, (declared, *_) in enumerate(TYPES)]
     cursor.execute(f"create table t ({', '.join(columns)})")
@@ -243,13 +245,24 @@ def test_nanoseconds_survive(snowflake_server, kept_snowflake_connection):
     assert table.column("T").cast(pa.int64()).to_pylist() == [1_577_836_800_123_456_789]
 
 
-def test_many_rows_come_in_chunks_and_all_of_them(snowflake_server, ask):
-    snowflake_server.configure(rows_inline=10, rows_per_chunk=300)
+@pytest.mark.parametrize("form", ["arrow", "json"])
+def test_many_rows_come_in_chunks_and_all_of_them(snowflake_server, ask, form):
+    snowflake_server.configure(rows_inline=10, rows_per_chunk=300, results=form)
 
     rows = ask("select seq4() as i, 'row ' || i from table(generator(rowcount => 1000))")
 
     assert rows == [(number, f"row {number}") for number in range(1000)]
     assert sum(seen["path"].startswith("/results/") for seen in snowflake_server.requests()) == 4
+
+
+@pytest.mark.parametrize("form", ["arrow", "json"])
+def test_no_rows_have_columns_all_the_same(snowflake_server, kept_snowflake_connection, form):
+    snowflake_server.configure(results=form)
+
+    cursor = kept_snowflake_connection.cursor().execute("select 1 as a, 'x' as b where false")
+
+    assert cursor.fetchall() == []
+    assert [column.name for column in cursor.description] == ["A", "B"]
 
 
 def test_bound_values_arrive(ask):

@@ -11,7 +11,10 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+
 from tests.support.snowflake_server import statements
+from tests.support.snowflake_server.arrow_results import stream, stream_text
 from tests.support.snowflake_server.context import Context
 from tests.support.snowflake_server.errors import SnowflakeError
 from tests.support.snowflake_server.results import Result
@@ -137,11 +140,9 @@ class Queries:
         data: dict[str, Any] = {
             "parameters": [{"name": "TIMEZONE", "value": "Etc/UTC"}],
             "rowtype": [column.row_type() for column in result.columns],
-            "rowset": result.rows[:inline],
             "total": len(result.rows),
             "returned": len(result.rows),
             "queryId": query.id,
-            "queryResultFormat": "json",
             "statementTypeId": result.statement_type,
             "sqlState": None,
             "finalDatabaseName": context.session.database,
@@ -152,20 +153,28 @@ class Queries:
             "arrayBindSupported": True,
             "version": 1,
         }
+        if isinstance(result.rows, pa.Table):
+            data |= {"queryResultFormat": "arrow", "rowsetBase64": stream_text(result.rows.slice(0, inline))}
+        else:
+            data |= {"queryResultFormat": "json", "rowset": result.rows[:inline]}
         if result.data:
             for name in ("rowtype", "rowset", "total", "returned"):
                 del data[name]
         chunks = []
         step = context.settings.rows_per_chunk
         for number, start in enumerate(range(inline, len(result.rows), step)):
-            rows = result.rows[start : start + step]
-            text = ",\n".join(json.dumps(row) for row in rows).encode()
-            packed = gzip.compress(text, 1)
+            if isinstance(result.rows, pa.Table):
+                rows = result.rows.slice(start, step)
+                content = stream(rows)
+            else:
+                rows = result.rows[start : start + step]
+                content = ",\n".join(json.dumps(row) for row in rows).encode()
+            packed = gzip.compress(content, 1)
             with self._lock:
                 self._chunks[query.id, number] = packed
             url = self._access.url(context.base_url, f"/results/{query.id}/{number}", 3_600)
             chunks.append(
-                {"url": url, "rowCount": len(rows), "uncompressedSize": len(text), "compressedSize": len(packed)}
+                {"url": url, "rowCount": len(rows), "uncompressedSize": len(content), "compressedSize": len(packed)}
             )
         if chunks:
             data |= {"chunks": chunks, "chunkHeaders": {}, "qrmk": None}

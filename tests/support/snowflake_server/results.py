@@ -1,4 +1,4 @@
-"""Results in the protocol's JSON form: every value a string, as the column's type has it."""
+"""Results, and the protocol's JSON form of them: every value a string, as the column's type has it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Result:
     """What a statement answers."""
 
     columns: list[Column]
-    rows: list[Row]
+    rows: list[Row] | pa.Table  # a table is in Arrow's form, see `arrow_results`
     statement_type: int
     data: dict[str, Any] = field(default_factory=dict)  # more for the answer: that of GET and PUT, say
 
@@ -53,10 +53,21 @@ def _texts(column: Column, array: pa.Array) -> list[str | None]:
     elif column.type == "time":
         array = array.cast(pa.time64("ns")).cast(pa.int64())
     write = str if pa.types.is_string(array.type) else _WRITERS.get(column.type, str)
-    if column.type in ("array", "vector") and column.element is None and pa.types.is_list(array.type):
+    if column.type in ("array", "vector"):
+        return json_texts(column, array)
+    return [None if value is None else write(value) for value in array.to_pylist()]
+
+
+def json_texts(column: Column, array: pa.Array) -> list[str | None]:
+    """Arrays, vectors and the like as JSON."""
+    if column.element is None and pa.types.is_list(array.type):
         # Elements are JSON texts already.
         return [None if value is None else f"[{','.join(value)}]" for value in array.to_pylist()]
-    return [None if value is None else write(value) for value in array.to_pylist()]
+    is_text = pa.types.is_string(array.type)
+    return [
+        value if value is None or is_text else json.dumps(value, separators=(",", ":"), default=str)
+        for value in array.to_pylist()
+    ]
 
 
 def _moment(nanoseconds: int, column: Column) -> str:
@@ -77,6 +88,4 @@ _WRITERS: dict[str, Callable[[Any], str]] = {
     "real": repr,
     "binary": lambda value: value.hex(),
     "time": _time,
-    "vector": lambda value: json.dumps(value, separators=(",", ":")),
-    "array": lambda value: json.dumps(value, separators=(",", ":"), default=str),
 }

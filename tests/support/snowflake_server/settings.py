@@ -8,6 +8,7 @@ from typing import Any
 _CHOICES = {
     "transfer": ("s3", "gcs"),
     "digests": ("content", "multipart", "opaque", "none"),
+    "results": ("arrow", "json"),
     "timestamp_unit": ("ms", "us", "ns"),
 }
 
@@ -22,6 +23,7 @@ class Settings:
             number with "-2" behind it; "opaque", another one that looks like an MD5; "none", null and no ETag.
         expired_status: HTTP status of a URL that has expired; None for that of the cloud: 403 of S3, 400 of Google's.
         timestamp_unit: Of TIMESTAMP_NTZ in unloaded files.
+        results: Form of the rows of a SELECT, "arrow" or "json"; those of other statements are always JSON.
         rows_inline: Rows of a result that come with the answer; the others come in chunks.
         rows_per_chunk: Rows of such a chunk.
     """
@@ -30,6 +32,7 @@ class Settings:
     digests: str = "content"
     expired_status: int | None = None
     timestamp_unit: str = "ms"
+    results: str = "arrow"
     rows_inline: int = 500
     rows_per_chunk: int = 2_000
 

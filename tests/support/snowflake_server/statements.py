@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.support.snowflake_server import definitions, files
+from tests.support.snowflake_server.arrow_results import encoded
 from tests.support.snowflake_server.context import Context
 from tests.support.snowflake_server.dialect import translate
 from tests.support.snowflake_server.errors import syntax, unsupported
@@ -46,7 +47,8 @@ def _select(tokens: list[Token], context: Context) -> Result:
         columns = context.engine.describe(cursor, translated.sql, translated.casts, context.parameters)
         return Result(columns, [], SELECT)
     columns, batches = context.engine.query(cursor, translated.sql, translated.casts, context.parameters)
-    return Result(columns, rows_of(columns, batches), SELECT)
+    write = encoded if context.settings.results == "arrow" else rows_of
+    return Result(columns, write(columns, batches), SELECT)
 
 
 def _insert(reader: Reader, context: Context) -> Result:
