@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,19 +13,15 @@ from tests.support.snowflake_server.sqltypes import Column
 _NANOSECONDS = 1_000_000_000
 
 
-def encoded(columns: list[Column], batches: Iterable[pa.RecordBatch]) -> pa.Table:
+def encoded(columns: list[Column], reader: pa.RecordBatchReader) -> pa.Table:
     """All rows, as the connector reads them."""
-    pieces = [
-        [_encoded(column, array) for column, array in zip(columns, batch.columns, strict=True)] for batch in batches
-    ]
-    if not pieces:
-        return pa.table({})
-    fields = [
-        pa.field(column.name, array.type, metadata=_metadata(column))
-        for column, array in zip(columns, pieces[0], strict=True)
-    ]
-    schema = pa.schema(fields)
-    return pa.Table.from_batches([pa.RecordBatch.from_arrays(arrays, schema=schema) for arrays in pieces], schema)
+    table = reader.read_all().combine_chunks()
+    arrays, fields = [], []
+    for column, chunked in zip(columns, table.columns, strict=True):
+        array = chunked.chunk(0) if chunked.num_chunks else pa.array([], chunked.type)
+        arrays.append(_encoded(column, array))
+        fields.append(pa.field(column.name, arrays[-1].type, metadata=_metadata(column)))
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
 
 def stream(table: pa.Table) -> bytes:
