@@ -184,6 +184,16 @@ def test_what_cannot_be_unloaded_is_refused_and_leaves_no_file(snowflake_server,
     assert snowflake_server.files("@DB1.S1.FS") == []
 
 
+@pytest.mark.parametrize("statement", ["{}", f"copy into @fs/d/ from ({{}}) {PARQUET}"], ids=["select", "copy"])
+def test_a_late_row_can_fail_a_statement(ask, statement):
+    ask("create table late as select iff(seq4() = 290000, 'x', '1') as s from table(generator(rowcount => 300000))")
+
+    with pytest.raises(ProgrammingError) as caught:
+        ask(statement.format("select s::int as i from late"))
+
+    assert caught.value.errno == 100038
+
+
 @pytest.mark.parametrize(
     ("options", "errno"),
     [

@@ -115,7 +115,7 @@ class Engine:
         with translated_errors():
             relation = cursor.sql(sql, params=parameters or None)
             types = zip(relation.columns, map(str, relation.types), strict=True)
-            return self._columns(list(types), casts), relation.to_arrow_reader(BATCH_ROWS)
+            return self._columns(list(types), casts), _guarded(relation.to_arrow_reader(BATCH_ROWS))
 
     def execute(self, cursor: duckdb.DuckDBPyConnection, sql: str, parameters: list[Any]) -> int:
         """Run a statement that changes something; the number of rows that it counts."""
@@ -143,6 +143,12 @@ def _path(database: str | None, schema: str | None) -> str:
     return quote_name(str(database), str(schema)).replace("'", "''")
 
 
+_KINDS = {
+    "INTERRUPT Error": (604, "57014", "SQL execution canceled"),
+    "Conversion Error": (100038, "22018", "{0}"),
+    "Out of Range Error": (100039, "22003", "{0}"),
+    "Parser Error": (1003, "42000", "SQL compilation error:\n{0}"),
+}
 _PATTERNS = (
     (r"Table with name (\S+) does not exist", 2003, "42S02", "Object '{0}' does not exist or not authorized."),
     (r"schema \"?(.+?)\"? does not exist", 2003, "02000", "Schema '{0}' does not exist or not authorized."),
@@ -155,24 +161,29 @@ _PATTERNS = (
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """DuckDB's errors as Snowflake's."""
+    """DuckDB's errors as Snowflake's. Those of rows that stream out of it come through Arrow, as OSError."""
     try:
         yield
-    except duckdb.InterruptException:
-        raise SnowflakeError(604, "57014", "SQL execution canceled") from None
-    except duckdb.ConversionException as error:
-        raise SnowflakeError(100038, "22018", _first_line(error)) from None
-    except duckdb.OutOfRangeException as error:
-        raise SnowflakeError(100039, "22003", _first_line(error)) from None
-    except duckdb.ParserException as error:
-        raise SnowflakeError(1003, "42000", f"SQL compilation error:\n{_first_line(error)}") from None
-    except duckdb.Error as error:
-        for pattern, errno, state, message in _PATTERNS:
-            if match := re.search(pattern, str(error)):
-                said = "SQL compilation error:\n" + message.format(match[1].upper())
-                raise SnowflakeError(errno, state, said) from None
-        raise SnowflakeError(9999, "0A000", f"The embedded engine says: {_first_line(error)}") from None
+    except (duckdb.Error, OSError) as error:
+        raise _translated(str(error)) from None
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+def _translated(text: str) -> SnowflakeError:
+    first_line = text.partition("\n")[0]
+    for kind, (errno, state, message) in _KINDS.items():
+        if text.startswith(kind):
+            return SnowflakeError(errno, state, message.format(first_line))
+    for pattern, errno, state, message in _PATTERNS:
+        if match := re.search(pattern, text):
+            return SnowflakeError(errno, state, "SQL compilation error:\n" + message.format(match[1].upper()))
+    return SnowflakeError(9999, "0A000", f"The embedded engine says: {first_line}")
+
+
+def _guarded(reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
+    """The same batches; an error of a late row is translated, too."""
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        with translated_errors():
+            yield from reader
+
+    return pa.RecordBatchReader.from_batches(reader.schema, batches())
