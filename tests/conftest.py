@@ -1,10 +1,12 @@
 """Settings of every test run: environment and Hypothesis profiles."""
 
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 # The environment comes before anything that reads it: Keras takes its backend at import, the cache directory is read at
@@ -29,6 +31,10 @@ from tests.support import snowflake_server as local_snowflake  # noqa: E402
 settings.register_profile("fast", max_examples=60, deadline=None, derandomize=True)
 settings.register_profile("soak", max_examples=2000, deadline=None, print_blob=True)
 settings.load_profile("soak" if SOAK else "fast")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--connection-name", help="profile in connections.toml, for `-m live` against a real account")
 
 
 def pytest_unconfigure() -> None:
@@ -68,3 +74,42 @@ def snowflake_connection(snowflake_server: local_snowflake.Server) -> Iterator[A
     """A genuine connection to `snowflake_server`, which stands in DB1.S1."""
     with closing(snowflake_server.connect()) as connection:
         yield connection
+
+
+@pytest.fixture
+def snowflake_profile(
+    snowflake_server: local_snowflake.Server, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """Name of a profile for `snowflake_server` in connections.toml."""
+    from tests.support.staged import PROFILE
+
+    home = tmp_path_factory.mktemp("snowflake-home")
+    snowflake_server.write_profile(home, PROFILE)
+    monkeypatch.setenv("SNOWFLAKE_HOME", str(home))
+    return PROFILE
+
+
+@pytest.fixture
+def stage(
+    snowflake_server: local_snowflake.Server, snowflake_profile: str, caplog: pytest.LogCaptureFixture
+) -> Iterator[str]:
+    """A stage that is encrypted on the server, in `snowflake_server`, which `snowflake_profile` reaches.
+
+    Whatever a test does with it, nothing that is secret may come into a log. The connector's own below INFO hold the
+    headers of its requests.
+    """
+    from tests.support.staged import make_stage
+
+    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.INFO, logger="snowflake")
+    yield make_stage(snowflake_server)
+    told = [line for when in ("setup", "call") for line in caplog.get_records(when)]
+    assert [line.getMessage() for line in told if local_snowflake.MARK in line.getMessage()] == []
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache directory of the test's own."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("FILESET_CACHE_DIR", str(folder))
+    return folder
