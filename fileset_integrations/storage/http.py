@@ -5,6 +5,7 @@ The standard library's client: urllib3 writes the path and query of each request
 
 from __future__ import annotations
 
+import errno
 import http.client
 import socket
 import ssl
@@ -20,7 +21,15 @@ _TIMEOUT_S = 30.0  # without a byte
 PASSING_STATUSES = frozenset((408, 425, 429, 500, 502, 503, 504))
 # What S3, GCS and Azure answer to a URL whose time is over, among other things that a new URL may mend.
 RENEW_STATUSES = frozenset((400, 401, 403))
-PASSING_ERRORS = (http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError, socket.gaierror)
+_PASSING_ERRORS = (http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError, socket.gaierror)
+_PASSING_ERRNOS = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL))
+
+
+def can_pass(error: Exception) -> bool:
+    """Whether an error is of the way to the server, such that another attempt may succeed; a certificate's is not."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return False
+    return isinstance(error, _PASSING_ERRORS) or getattr(error, "errno", None) in _PASSING_ERRNOS
 
 
 class HttpClient:
@@ -36,7 +45,7 @@ class HttpClient:
         """The response to a GET of bytes [first, last], or to the end; its body is still to be read.
 
         Raises:
-            OSError, http.client.HTTPException: No answer came; see `PASSING_ERRORS`.
+            OSError, http.client.HTTPException: No answer came; see `can_pass`.
         """
         parts = urlsplit(url)
         headers = {"Accept-Encoding": "identity"}

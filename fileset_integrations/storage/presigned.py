@@ -15,12 +15,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from http.client import HTTPResponse
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
+from ssl import SSLCertVerificationError
 
-from fileset_integrations.errors import FileSetCorruptError, FileSetFetchError, StageFileNotFoundError
+from fileset_integrations.errors import FileSetCorruptError, FileSetError, FileSetFetchError, StageFileNotFoundError
 from fileset_integrations.storage.connecting import SnowflakeSession
-from fileset_integrations.storage.http import PASSING_ERRORS, PASSING_STATUSES, RENEW_STATUSES, HttpClient
+from fileset_integrations.storage.http import PASSING_STATUSES, RENEW_STATUSES, HttpClient, can_pass
 from fileset_integrations.storage.locations import StageLocation, literal
 
 _CHUNK_BYTES = 2**20
@@ -211,7 +212,16 @@ class PresignedFiles:
                         continue
                     else:
                         cause, seconds = _judge(response, shown), _retry_after(response)
-            except PASSING_ERRORS as error:
+            except FileSetError:
+                raise
+            except (OSError, HTTPException) as error:
+                if isinstance(error, SSLCertVerificationError):
+                    raise FileSetFetchError(
+                        f"{shown}: cannot be fetched, the stage's certificate is not trusted ({error.verify_message}). "
+                        "SSL_CERT_FILE may name the certificates of your network's proxy."
+                    ) from None
+                if not can_pass(error):
+                    raise  # of the disk that it is written to
                 cause = "the connection failed: " + type(error).__name__  # whose text may hold the URL
             if position < last:
                 patience.wait(cause, seconds)
