@@ -221,6 +221,20 @@ def test_types_come_as_they_were(snowflake_server):
     assert dict(fs.manifest.null_counts) == dict.fromkeys(["BIG", "D", "S", "B", "DAY"], 1)
 
 
+def test_semi_structured_values_and_times_in_a_zone_have_a_form_too():
+    fs = make(
+        query="""
+            SELECT PARSE_JSON('{"a": [1, 2]}') AS V, OBJECT_CONSTRUCT('k', 1) AS O, [1, 2]::ARRAY(FLOAT) AS A,
+              '2024-01-02T03:04:05+02:00'::TIMESTAMP_TZ(3) AS TZ, '12:13:14'::TIME AS T, COUNT(*) AS C
+            FROM DB1.S1.NUMBERS
+        """
+    )
+
+    row = fs.to_arrow().to_pylist()[0]
+    assert (row["V"], row["O"], row["A"], row["C"]) == ('{"a":[1,2]}', '{"k":1}', [1.0, 2.0], 500)
+    assert (str(row["TZ"]), str(row["T"])) == ("2024-01-02 01:04:05", "12:13:14")
+
+
 def test_vectors_come_as_lists_with_their_dimension():
     fs = make(query="SELECT ID, [0.5, -1.5, 2]::VECTOR(FLOAT, 3) AS V FROM DB1.S1.NUMBERS")
 
