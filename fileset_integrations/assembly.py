@@ -253,6 +253,7 @@ class _Window:
         self._futures: dict[int, tuple[Future[Ordered], int]] = {}  # and the slot
         self._changed = threading.Condition()
         self._closed = False
+        self._ahead = store.read_ahead(visit.block for visit in epoch_plan.visits(start))
 
     def load(self, piece: Piece, wait: bool) -> Ordered | None:
         """A piece's block and the order of its rows; None where others must let go first and `wait` is false."""
@@ -305,6 +306,8 @@ class _Window:
 
     def close(self) -> None:
         """Make waiting threads give up."""
+        if self._ahead is not None:
+            self._ahead.close()
         with self._changed:
             self._closed = True
             self._futures.clear()

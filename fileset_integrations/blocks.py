@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,9 @@ from fileset_integrations.fileset import FileSet
 from fileset_integrations.fits import KeptRows, iter_block
 from fileset_integrations.forks import mend_after_fork
 from fileset_integrations.plan import BlockTable
+
+if TYPE_CHECKING:
+    from fileset_integrations.storage.fetching import ReadAhead
 
 RUN_ROWS = 131_072  # go from a file to their block at a time; with 8,192, decoding takes half as much time again
 
@@ -135,6 +138,22 @@ class StreamedBlocks:
         offset = slot * arena.rows
         out = arena.view(offset, int(self._kept.rows[block]))
         return Loaded(self.decode(block, out), arena.arrays, offset)
+
+    def read_ahead(self, blocks: Iterator[int]) -> ReadAhead | None:
+        """Begin to fetch the files of blocks that will be loaded, in their order; None where files are not fetched."""
+        if not self._fs.fetches:
+            return None
+        return self._fs.read_ahead(int(self._table.file[block]) for block in blocks if not self.holds(block))
+
+    def want(self, blocks: Iterable[int]) -> None:
+        """Begin to fetch the files of blocks that are about to be loaded, where files are fetched."""
+        if self._fs.fetches:
+            self._fs.want({int(self._table.file[block]): None for block in blocks if not self.holds(block)})
+
+    def holds(self, block: int) -> bool:
+        """Whether a block can be had without its file."""
+        slot = self._held.get(block)
+        return slot is not None and slot.loaded is not None
 
     def decode(self, block: int, out: Arrays | None = None) -> Block:
         """Decode one block from its file, numbers into `out` where it is given.

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from fileset_integrations.errors import FileSetError
 from fileset_integrations.fileset import FileSet
-from fileset_integrations.storage.directory import open_storage
+from fileset_integrations.storage.connecting import session_of
+from fileset_integrations.storage.directory import Storage, is_stage, open_storage
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,7 +25,13 @@ app = typer.Typer(
 )
 
 Where = Annotated[str, typer.Argument(metavar="LOCATION/NAME", help="The FileSet.")]
-Location = Annotated[str, typer.Argument(metavar="LOCATION", help="A directory or URL that holds FileSets.")]
+Location = Annotated[
+    str, typer.Argument(metavar="LOCATION", help="A directory, URL or @database.schema.stage/dir that holds FileSets.")
+]
+Profile = Annotated[
+    str | None,
+    typer.Option("--connection-name", "-c", help="Profile in connections.toml, for a stage; the default one without."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -42,9 +49,13 @@ def make(
     ] = None,
     max_file_bytes: Annotated[int, typer.Option(help="Size that files should have.")] = 32 * 2**20,
     if_exists: Annotated[str, typer.Option(help="error, or open: accept what the same query made.")] = "error",
+    connection_name: Profile = None,
     as_json: Json = False,
 ) -> None:
-    """Run a query with the embedded engine and keep its result: fileset make data/filesets flights < flights.sql."""
+    """Run a query and keep its result: fileset make data/filesets flights < flights.sql.
+
+    The embedded engine runs it; Snowflake does where LOCATION is a stage.
+    """
     text = query.read_text(encoding="utf-8") if query else sys.stdin.read()
     made = FileSet.make(
         target_stage_loc=location,
@@ -55,15 +66,16 @@ def make(
         shuffle_key=shuffle_key or None,
         max_file_bytes=max_file_bytes,
         if_exists=if_exists,  # type: ignore[arg-type]  # checked there
+        connection_name=connection_name,
     )
     _show(_facts(made), as_json)
 
 
 @app.command()
-def ls(location: Location, as_json: Json = False) -> None:
+def ls(location: Location, connection_name: Profile = None, as_json: Json = False) -> None:
     """List the FileSets at a location."""
-    storage = open_storage(location)
-    found = [FileSet(target_stage_loc=location, name=name) for name in storage.names()]
+    names = _storage(location, connection_name).names()
+    found = [FileSet(target_stage_loc=location, name=name, connection_name=connection_name) for name in names]
     if as_json:
         typer.echo(json.dumps([_facts(fs) for fs in found]))
         return
@@ -75,17 +87,20 @@ def ls(location: Location, as_json: Json = False) -> None:
 
 
 @app.command()
-def info(where: Where, as_json: Json = False) -> None:
+def info(where: Where, connection_name: Profile = None, as_json: Json = False) -> None:
     """Say what a FileSet consists of and where it comes from."""
-    _show(_facts(FileSet.open(where)), as_json)
+    _show(_facts(FileSet.open(where, connection_name=connection_name)), as_json)
 
 
 @app.command()
 def head(
-    where: Where, rows: Annotated[int, typer.Option("--rows", "-n", help="Rows to print.")] = 10, as_json: Json = False
+    where: Where,
+    rows: Annotated[int, typer.Option("--rows", "-n", help="Rows to print.")] = 10,
+    connection_name: Profile = None,
+    as_json: Json = False,
 ) -> None:
     """Print the first rows."""
-    table = FileSet.open(where).to_arrow(limit=rows)
+    table = FileSet.open(where, connection_name=connection_name).to_arrow(limit=rows)
     if as_json:
         typer.echo(json.dumps(table.to_pylist(), default=str))
         return
@@ -96,11 +111,33 @@ def head(
 
 
 @app.command()
-def verify(where: Where) -> None:
+def verify(where: Where, connection_name: Profile = None) -> None:
     """Compare every file with the manifest: size, sha256, footer."""
-    fs = FileSet.open(where)
+    fs = FileSet.open(where, connection_name=connection_name)
     fs.verify()
     typer.echo(f"{fs.manifest.files.num_rows} files are what was written.")
+
+
+@app.command()
+def pull(where: Where, connection_name: Profile = None) -> None:
+    """Fetch all files of a FileSet in a stage into the cache of this machine."""
+    fs = FileSet.open(where, connection_name=connection_name)
+    fs.pull()
+    typer.echo(f"{fs.manifest.files.num_rows} files are here.")
+
+
+@app.command()
+def copy(
+    where: Where,
+    location: Annotated[str, typer.Argument(metavar="TO", help="Directory, URL or stage to copy it to.")],
+    name: Annotated[str | None, typer.Option(help="The copy's name; that of the FileSet without.")] = None,
+    connection_name: Profile = None,
+    as_json: Json = False,
+) -> None:
+    """Copy a FileSet, every file verified, under the same snapshot id."""
+    source = FileSet.open(where, connection_name=connection_name if is_stage(where) else None)
+    copied = source.copy_to(location, name=name, connection_name=connection_name if is_stage(location) else None)
+    _show(_facts(copied), as_json)
 
 
 @app.command()
@@ -108,16 +145,21 @@ def rm(
     where: Annotated[str, typer.Argument(metavar="LOCATION[/NAME]", help="The FileSet; with --orphans its location.")],
     orphans: Annotated[bool, typer.Option("--orphans", help="Remove what crashed makes have left.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    connection_name: Profile = None,
 ) -> None:
     """Remove a FileSet: its manifest, then exactly the files that it lists."""
     if orphans:
-        for path in open_storage(where).remove_orphans():
+        for path in _storage(where, connection_name).remove_orphans():
             typer.echo(path)
         return
-    fs = FileSet.open(where)
+    fs = FileSet.open(where, connection_name=connection_name)
     if not yes:
         typer.confirm(f"Remove {where}, {fs.num_rows} rows in {fs.manifest.files.num_rows} files?", abort=True)
     fs.delete()
+
+
+def _storage(location: str, connection_name: str | None) -> Storage:
+    return open_storage(location, session=session_of(None, None, connection_name))
 
 
 def _facts(fs: FileSet) -> dict[str, Any]:

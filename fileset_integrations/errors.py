@@ -9,9 +9,14 @@ FileSetError
 ├── SchemaMismatchError (ValueError)          files of one FileSet with different schemas
 ├── StateMismatchError (ValueError)           a reader state from another snapshot, seed, batch size, ...
 ├── FileSetLocationError (ValueError)         a location that cannot be parsed, read or written
-├── FileSetExistsError (FileExistsError)      the name is taken
+│   ├── StageNotFoundError (OSError)          no such stage, or no right to it
+│   └── MoreThanOneQuerySourceError           a directory holds files of several queries, and no manifest
+├── FileSetExistsError (FileExistsError)      the name is taken; FileSetExistError is another name of it
 ├── FileSetNotFoundError (FileNotFoundError)  nothing complete under that name
 ├── FileSetCorruptError (OSError)             files or manifest are not what was written
+│   └── StageFileNotFoundError (FileNotFoundError)  a file that the manifest lists is not in the stage
+├── FileSetFetchError (OSError)               a file of a stage could not be fetched; what it holds is not in doubt
+├── SnowflakeError (OSError)                  Snowflake refused a statement, or its answer was lost
 ├── FileSetAlreadyDeletedError (RuntimeError) used after delete()
 ├── FileSetCannotDeleteError (RuntimeError)   delete() refused or failed
 └── MissingDependencyError (ImportError)      an optional package; the message names the extra to install
@@ -54,8 +59,19 @@ class FileSetLocationError(FileSetError, ValueError):
     """A location or name that cannot be parsed, read or written."""
 
 
+class StageNotFoundError(FileSetLocationError, OSError):
+    """There is no such stage, or the role has no right to it."""
+
+
+class MoreThanOneQuerySourceError(FileSetLocationError):
+    """A directory without a manifest holds the files of several queries: which belong together, nobody can say."""
+
+
 class FileSetExistsError(FileSetError, FileExistsError):
     """The name is already taken at that location."""
+
+
+FileSetExistError = FileSetExistsError  # as Snowpark ML names it, so that its users' `except` goes on working
 
 
 class FileSetNotFoundError(FileSetError, FileNotFoundError):
@@ -64,6 +80,37 @@ class FileSetNotFoundError(FileSetError, FileNotFoundError):
 
 class FileSetCorruptError(FileSetError, OSError):
     """A file or manifest is missing, truncated, altered or unreadable."""
+
+
+class StageFileNotFoundError(FileSetCorruptError, FileNotFoundError):
+    """A file that the manifest lists is not in the stage."""
+
+
+class FileSetFetchError(FileSetError, OSError):
+    """A file of a stage could not be fetched: the network, the service or the right to it failed."""
+
+
+class SnowflakeError(FileSetError, OSError):
+    """Snowflake refused a statement, or its answer was lost.
+
+    Attributes:
+        errno: Snowflake's number of the error; None where there is none.
+        sqlstate: The SQL state, likewise.
+        query_id: Snowflake's id of the query, likewise.
+        refused: Whether Snowflake said so itself. False: the answer was lost, and what became of the statement is not
+            known.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        errno: int | None = None,
+        sqlstate: str | None = None,
+        query_id: str | None = None,
+        refused: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.errno, self.sqlstate, self.query_id, self.refused = errno, sqlstate, query_id, refused
 
 
 class FileSetAlreadyDeletedError(FileSetError, RuntimeError):

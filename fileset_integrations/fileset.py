@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,22 +19,26 @@ from fileset_integrations.errors import (
     FileSetAlreadyDeletedError,
     FileSetCannotDeleteError,
     FileSetCorruptError,
+    FileSetError,
     FileSetLocationError,
     FileSetNotFoundError,
 )
-from fileset_integrations.making import IfExists, Recipe, make_snapshot
+from fileset_integrations.making import Digest, IfExists, Recipe, make_snapshot
 from fileset_integrations.manifest import Manifest
 from fileset_integrations.spec import as_int
 from fileset_integrations.splits import Selection, Share, Split
+from fileset_integrations.storage.connecting import session_of
+from fileset_integrations.storage.copying import copy_snapshot, pull
 from fileset_integrations.storage.directory import Storage, check_name, open_storage
 from fileset_integrations.storage.footers import readable_groups
-from fileset_integrations.storage.foreign import describe_directory
+from fileset_integrations.storage.foreign import describe_directory, read_snapshot
 from fileset_integrations.storage.verification import find_problems
 
 if TYPE_CHECKING:
     import duckdb
     import tensorflow as tf
 
+    from fileset_integrations.storage.fetching import ReadAhead, Verify
     from fileset_integrations.torch import FileSetIterableDataset
 
 
@@ -44,14 +48,17 @@ class FileSet:
     Args:
         target_stage_loc: The directory or URL that holds the FileSet.
         name: Its name there.
-        sf_connection: A Snowflake connection, for a location that is a stage.
-        connection_name: Name of a Snowflake connection profile, likewise.
+        sf_connection: A Snowflake connection, for a location that is a stage. It does not travel to other processes.
+        snowpark_session: A Snowpark session, whose connection is taken.
+        connection_name: Name of a profile in connections.toml; for a stage, with none of the three, the default one.
         storage_options: Options for fsspec, for a location that is a URL. Never shown or stored.
+        verify: "strict": files of a stage whose sha256 nobody knows yet are fetched twice and compared.
 
     Raises:
         FileSetNotFoundError: There is no complete FileSet of that name.
         FileSetCorruptError: Its manifest is damaged.
         FileSetLocationError: The location or the name is not one that can be read.
+        SnowflakeError: Snowflake refuses, or does not answer.
     """
 
     def __init__(
@@ -60,12 +67,14 @@ class FileSet:
         target_stage_loc: str | os.PathLike[str],
         name: str,
         sf_connection: object | None = None,
+        snowpark_session: object | None = None,
         connection_name: str | None = None,
         storage_options: Mapping[str, Any] | None = None,
+        verify: Verify = "auto",
     ) -> None:
-        _refuse_snowflake(sf_connection, connection_name)
-        storage = open_storage(target_stage_loc, storage_options)
-        manifest = Manifest.from_bytes(storage.read_manifest(check_name(name)), storage.url(name))
+        session = session_of(sf_connection, snowpark_session, connection_name)
+        storage = open_storage(target_stage_loc, storage_options, session=session, verify=verify)
+        manifest = read_snapshot(storage, check_name(name))
         self._set(storage, name, storage.url(name), manifest, managed=True)
 
     def _set(self, storage: Storage, name: str, root: str, manifest: Manifest, *, managed: bool) -> None:
@@ -80,6 +89,7 @@ class FileSet:
         name: str,
         query: str,
         sf_connection: object | None = None,
+        snowpark_session: object | None = None,
         connection_name: str | None = None,
         duckdb_connection: duckdb.DuckDBPyConnection | None = None,
         shuffle: bool = False,
@@ -88,6 +98,7 @@ class FileSet:
         max_file_bytes: int = 32 * 2**20,
         if_exists: IfExists = "error",
         store_query: bool = True,
+        digest: Digest | None = None,
         storage_options: Mapping[str, Any] | None = None,
     ) -> FileSet:
         """Run a query and keep its result under a name. Nothing opens under that name until all of it is written.
@@ -96,10 +107,12 @@ class FileSet:
             target_stage_loc: The directory or URL to make it in; a missing directory is made.
             name: A letter or digit, then letters, digits, ".", "_", "=" and "-".
             query: Exactly one SELECT.
-            sf_connection: A Snowflake connection that runs the query.
-            connection_name: Name of a Snowflake connection profile that does.
+            sf_connection: A Snowflake connection that runs the query; the location is a stage then.
+            snowpark_session: A Snowpark session, whose connection does.
+            connection_name: Name of a profile in connections.toml, by which to connect; for a stage, with no connection
+                at all, the default one.
             duckdb_connection: The embedded engine's connection, for queries over its own tables and views. None: an
-                empty in-memory database, for queries over files.
+                empty in-memory database, for queries over files. With a stage, the files are made here and uploaded.
             shuffle: Shuffle the rows globally before they are written.
             seed: Seed of that shuffle.
             shuffle_key: Columns that together are unique, by whose hash rows are ordered: the same rows give the same
@@ -108,6 +121,8 @@ class FileSet:
             if_exists: "error", or "open": open what stands under that name if it was made from the same query, shuffle,
                 seed, key and engine.
             store_query: Keep the query's text (secrets masked) in the manifest; its sha256 is kept in any case.
+            digest: "readback" fetches the files that Snowflake wrote, once, and keeps their sha256 in the manifest;
+                without it, each machine finds it at its first fetch. Files that are written here have it in any case.
             storage_options: Options for fsspec, for a location that is a URL. Never shown or stored.
 
         Raises:
@@ -117,9 +132,9 @@ class FileSet:
             ColumnError: `shuffle_key` is not unique.
             SpecError: Another argument is out of range.
         """
-        _refuse_snowflake(sf_connection, connection_name)
-        storage = open_storage(target_stage_loc, storage_options)
-        recipe = Recipe.of(query, shuffle, seed, shuffle_key, max_file_bytes, store_query)
+        session = session_of(sf_connection, snowpark_session, connection_name)
+        storage = open_storage(target_stage_loc, storage_options, session=session)
+        recipe = Recipe.of(query, shuffle, seed, shuffle_key, max_file_bytes, store_query, digest)
         manifest = make_snapshot(storage, check_name(name), recipe, duckdb_connection, if_exists)
         made = cls.__new__(cls)
         made._set(storage, name, storage.url(name), manifest, managed=True)
@@ -127,7 +142,12 @@ class FileSet:
 
     @classmethod
     def from_parquet(
-        cls, location: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None
+        cls,
+        location: str | os.PathLike[str],
+        *,
+        sf_connection: object | None = None,
+        connection_name: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> FileSet:
         """Open a directory of Parquet files that others wrote, with all below it; footers are read in parallel.
 
@@ -135,7 +155,9 @@ class FileSet:
         start with "_" or "." are skipped. Such a FileSet has no manifest of its own and cannot be deleted.
 
         Args:
-            location: The directory or URL.
+            location: The directory or URL, or "@database.schema.stage/directory".
+            sf_connection: A Snowflake connection, for a stage.
+            connection_name: Name of a Snowflake connection profile, likewise.
             storage_options: Options for fsspec, for a URL.
 
         Raises:
@@ -143,7 +165,8 @@ class FileSet:
             SchemaMismatchError: The files differ in their schema.
             FileSetCorruptError: A file is not a whole Parquet file.
         """
-        storage = open_storage(location, storage_options)
+        session = session_of(sf_connection, None, connection_name)
+        storage = open_storage(location, storage_options, session=session)
         root = storage.location
         manifest = describe_directory(storage)
         opened = cls.__new__(cls)
@@ -151,13 +174,20 @@ class FileSet:
         return opened
 
     @classmethod
-    def open(cls, where: str, storage_options: Mapping[str, Any] | None = None) -> FileSet:
+    def open(
+        cls, where: str, storage_options: Mapping[str, Any] | None = None, connection_name: str | None = None
+    ) -> FileSet:
         """Open a FileSet by one text, "LOCATION/NAME", as configs and the command line write it."""
         location, _, name = where.rstrip("/").rpartition("/")
         if not name:
             raise FileSetLocationError(f"{where!r} is not of the form LOCATION/NAME, such as 'data/filesets/flights'.")
         root = "/" if where.startswith("/") else "."
-        return cls(target_stage_loc=location or root, name=name, storage_options=storage_options)
+        return cls(
+            target_stage_loc=location or root,
+            name=name,
+            connection_name=connection_name,
+            storage_options=storage_options,
+        )
 
     @property
     def name(self) -> str:
@@ -210,12 +240,12 @@ class FileSet:
         return f"FileSet.from_parquet({self._root!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        # Without the storage, whose fsspec options may hold credentials.
+        # Without the storage, whose fsspec options may hold credentials, and whose connections do not travel.
         kept = {name: value for name, value in self.__dict__.items() if name != "_storage"}
-        return {**kept, "location": self._storage.location}
+        return {**kept, "reopening": self._storage.reopening()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _storage=open_storage(state.pop("location")))
+        self.__dict__.update(state, _storage=open_storage(**state.pop("reopening")))
 
     def _checked(self) -> Manifest:
         if self._deleted:
@@ -297,7 +327,7 @@ class FileSet:
         manifest = self._checked()
         path = f"{self._root}/{manifest.files['path'][file]}"
         try:
-            with self._storage.open(path) as opened:
+            with self._storage.open_file(self._root, manifest, file) as opened:
                 parquet = pq.ParquetFile(opened, read_dictionary=list(dictionaries))
                 found = parquet.schema_arrow
                 rows = manifest.files["rows"][file].as_py()
@@ -310,6 +340,8 @@ class FileSet:
                 ):
                     raise OSError("it has another schema than was written")
                 yield parquet
+        except FileSetError:
+            raise  # fetching went wrong, and says so itself
         except (pa.ArrowException, OSError) as error:
             raise FileSetCorruptError(
                 f"{path}: cannot be read ({error}). verify() says what is wrong with which file; make or copy the "
@@ -320,7 +352,7 @@ class FileSet:
         """Columns of every file, in order, a few files read ahead by threads."""
         files = self._files_to_read()
         threads = min(os.cpu_count() or 1, 8)
-        with ThreadPoolExecutor(threads, thread_name_prefix="fileset-scan") as pool:
+        with self._fetching(), ThreadPoolExecutor(threads, thread_name_prefix="fileset-scan") as pool:
             ahead = deque(
                 pool.submit(self._read_selected, file, columns, dictionaries) for file in files[: threads + 1]
             )
@@ -391,7 +423,7 @@ class FileSet:
                 f"{self._root} was opened with from_parquet: its files were written by others. Remove them by hand."
             )
         try:
-            there = Manifest.from_bytes(self._storage.read_manifest(self._name), self._root).snapshot_id
+            there = read_snapshot(self._storage, self._name).snapshot_id
         except FileSetNotFoundError:  # deleted elsewhere, or by a delete() that came to half: remove what is left
             there = manifest.snapshot_id
         if there != manifest.snapshot_id:
@@ -401,6 +433,88 @@ class FileSet:
             )
         self._storage.remove(self._name, manifest.paths)
         self._deleted = True
+
+    @property
+    def fetches(self) -> bool:
+        """Whether its files are fetched into the cache of this machine before they are read: those of a stage are."""
+        storage: Storage | None = vars(self).get("_storage")  # what stands for several FileSets has none of its own
+        return storage is not None and storage.fetches
+
+    def with_cache(self, cache_dir: str | os.PathLike[str] | None, cache_bytes: int | None) -> FileSet:
+        """The same FileSet, its files fetched into another cache; None keeps directory or limit as they are."""
+        if not self.fetches:
+            return self
+        storage = self._storage.with_cache(cache_dir, cache_bytes)
+        if storage is self._storage:
+            return self
+        other = object.__new__(type(self))
+        vars(other).update(vars(self), _storage=storage)
+        return other
+
+    def read_ahead(self, files: Iterator[int]) -> ReadAhead | None:
+        """Begin to fetch files in the order in which they will be read; None where nothing is fetched."""
+        return self._storage.read_ahead(self._root, self._checked(), files) if self.fetches else None
+
+    @contextmanager
+    def _fetching(self) -> Iterator[None]:
+        ahead = self.read_ahead(iter(self._files_to_read()))
+        try:
+            yield
+        finally:
+            if ahead is not None:
+                ahead.close()
+
+    def want(self, files: Iterable[int]) -> None:
+        """Begin to fetch files that are about to be read."""
+        if self.fetches:
+            self._storage.want(self._root, self._checked(), files)
+
+    def pull(self, *, progress: bool = True) -> None:
+        """Fetch all files into the cache of this machine, where they are not there yet; nothing to do for directories.
+
+        Args:
+            progress: Show a progress bar, where standard error is a terminal.
+
+        Raises:
+            FileSetFetchError: A file cannot be fetched; names it. Those fetched so far stay.
+            FileSetCorruptError: A file is not what was written.
+        """
+        if self.fetches:
+            pull(self._storage, self._root, self._checked(), progress)
+
+    def copy_to(
+        self,
+        location: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        sf_connection: object | None = None,
+        connection_name: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> FileSet:
+        """Copy the snapshot to another directory, bucket or stage; every file is verified, the snapshot's id stays.
+
+        Args:
+            location: Where to.
+            name: The copy's name there; None: this one's.
+            sf_connection: A Snowflake connection, for a stage.
+            connection_name: Name of a Snowflake connection profile, likewise.
+            storage_options: Options for fsspec, for a URL.
+
+        Returns:
+            The copy.
+
+        Raises:
+            FileSetExistsError: The name is taken there.
+            FileSetCorruptError: A file is not what was written.
+            FileSetLocationError: The location cannot be written.
+        """
+        session = session_of(sf_connection, None, connection_name)
+        target = open_storage(location, storage_options, session=session)
+        name = check_name(self._name if name is None else name)
+        manifest = copy_snapshot(self._storage, self._root, self._checked(), target, name)
+        made = type(self).__new__(type(self))
+        made._set(target, name, target.url(name), manifest, managed=True)
+        return made
 
     def to_torch_datapipe(
         self, *, batch_size: int, shuffle: bool = False, drop_last_batch: bool = True, **options: Any
@@ -439,12 +553,3 @@ class FileSet:
         from fileset_integrations.tensorflow import to_tf_dataset
 
         return to_tf_dataset(self, batch_size=batch_size, shuffle=shuffle, drop_last_batch=drop_last_batch, **options)
-
-
-def _refuse_snowflake(sf_connection: object | None, connection_name: str | None) -> None:
-    if sf_connection is not None or connection_name is not None:
-        given = "connection_name" if sf_connection is None else "sf_connection"
-        raise FileSetLocationError(
-            f"{given} asks for Snowflake, which this version does not read or write yet. Leave it out: the embedded "
-            "engine runs the query, on duckdb_connection= where it needs tables of yours."
-        )

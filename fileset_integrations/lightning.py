@@ -105,6 +105,8 @@ class FileSetLoader:
                 self._idle.append((indices, workers))
 
     def _start_workers(self) -> tuple[_Indices, DataLoader[Batch]]:
+        # Workers touch no connection: what they read is fetched before they start.
+        self.reader.fileset.pull()
         indices = _Indices()
         workers: DataLoader[Batch] = DataLoader(
             _IndexedBatches(self.reader.shared()),

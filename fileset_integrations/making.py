@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
@@ -14,13 +14,16 @@ import duckdb
 import pyarrow as pa
 
 from fileset_integrations.engines import duckdb as engine
+from fileset_integrations.engines import snowflake
 from fileset_integrations.errors import FileSetError, FileSetExistsError, FileSetLocationError, SpecError
 from fileset_integrations.manifest import Manifest, file_table, mask_secrets
 from fileset_integrations.spec import MAX_SEED, as_int
 from fileset_integrations.storage.directory import Storage, open_storage
 from fileset_integrations.storage.footers import read_footers, total_nulls
+from fileset_integrations.storage.stage import StageStorage
 
 IfExists = Literal["error", "open"]
+Digest = Literal["readback"]
 
 # What two FileSets must share for if_exists="open", and its name in the error.
 _IDENTITY = {
@@ -43,6 +46,7 @@ class Recipe:
         shuffle_key: Columns to shuffle by.
         max_file_bytes: Target for the size of a file.
         store_query: Keep the query's text.
+        digest: "readback": fetch the files that Snowflake wrote, for their sha256.
     """
 
     query: str
@@ -51,6 +55,7 @@ class Recipe:
     shuffle_key: tuple[str, ...]
     max_file_bytes: int
     store_query: bool
+    digest: Digest | None = None
 
     @classmethod
     def of(
@@ -61,6 +66,7 @@ class Recipe:
         shuffle_key: str | Sequence[str] | None,
         max_file_bytes: int,
         store_query: bool,
+        digest: Digest | None = None,
     ) -> Recipe:
         """Check what the user passed.
 
@@ -72,10 +78,12 @@ class Recipe:
             raise SpecError(f"seed={seed} lies outside [0, 2**63). Pass a non-negative 63-bit integer.")
         if max_file_bytes < 1:
             raise SpecError(f"max_file_bytes={max_file_bytes}: pass the size that files should have, in bytes.")
+        if digest not in (None, "readback"):
+            raise SpecError(f"digest={digest!r}: pass 'readback', or None.")
         keys = () if shuffle_key is None else (shuffle_key,) if isinstance(shuffle_key, str) else tuple(shuffle_key)
         if keys and not shuffle:
             raise SpecError(f"shuffle_key={shuffle_key!r} is for shuffle=True. Pass both, or neither.")
-        return cls(query, bool(shuffle), seed, keys, max_file_bytes, store_query)
+        return cls(query, bool(shuffle), seed, keys, max_file_bytes, store_query, digest)
 
 
 def make_snapshot(
@@ -95,35 +103,64 @@ def make_snapshot(
     """
     if if_exists not in ("error", "open"):
         raise SpecError(f"if_exists={if_exists!r}: pass 'error' or 'open'.")
+    if isinstance(storage, StageStorage) and connection is None:
+        return _make_in_snowflake(storage, name, recipe, if_exists)
     used = engine.connect() if connection is None else connection
     try:
         parsed = engine.parse(recipe.query, used)
-        wanted = Manifest(
-            snapshot_id=str(uuid.uuid4()),
-            files=file_table([]),
-            schema=pa.schema([]),
-            query=mask_secrets(parsed.text) if recipe.store_query else None,
-            query_sha256=hashlib.sha256(parsed.text.strip().encode()).hexdigest(),
-            engine=engine.NAME,
-            engine_version=engine.VERSION,
-            shuffle=recipe.shuffle,
-            shuffle_key=recipe.shuffle_key,
-            seed=recipe.seed,
-            reproducible=bool(recipe.shuffle_key),
-            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-        with storage.making(name):
-            if storage.exists(name):
-                return _existing(storage, name, wanted, if_exists)
-            try:
-                return _write(storage, name, parsed, wanted, used, recipe.max_file_bytes)
-            except FileSetExistsError:  # taken meanwhile by somebody who knows of no lock
-                if if_exists == "open":
-                    return _existing(storage, name, wanted, if_exists)
-                raise
+        wanted = _wanted(recipe, parsed.text, engine.NAME, engine.VERSION)
+
+        def write() -> Manifest:
+            return _write(storage, name, parsed, wanted, used, recipe.max_file_bytes)
+
+        return _make(storage, name, wanted, if_exists, write)
     finally:
         if connection is None:
             used.close()
+
+
+def _make_in_snowflake(storage: StageStorage, name: str, recipe: Recipe, if_exists: IfExists) -> Manifest:
+    parsed = snowflake.parse(recipe.query, storage.session)
+    wanted = _wanted(recipe, parsed.text, snowflake.NAME, snowflake.version(storage.session))
+
+    def write() -> Manifest:
+        return snowflake.write(
+            parsed, storage, name, wanted, recipe.max_file_bytes, readback=recipe.digest == "readback"
+        )
+
+    return _make(storage, name, wanted, if_exists, write)
+
+
+def _wanted(recipe: Recipe, text: str, engine_name: str, engine_version: str) -> Manifest:
+    """The manifest as far as it is known before the query runs."""
+    return Manifest(
+        snapshot_id=str(uuid.uuid4()),
+        files=file_table([]),
+        schema=pa.schema([]),
+        query=mask_secrets(text) if recipe.store_query else None,
+        query_sha256=hashlib.sha256(text.strip().encode()).hexdigest(),
+        engine=engine_name,
+        engine_version=engine_version,
+        shuffle=recipe.shuffle,
+        shuffle_key=recipe.shuffle_key,
+        seed=recipe.seed,
+        reproducible=bool(recipe.shuffle_key),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _make(
+    storage: Storage, name: str, wanted: Manifest, if_exists: IfExists, write: Callable[[], Manifest]
+) -> Manifest:
+    with storage.making(name):
+        if storage.exists(name):
+            return _existing(storage, name, wanted, if_exists)
+        try:
+            return write()
+        except FileSetExistsError:  # taken meanwhile by somebody who knows of no lock
+            if if_exists == "open":
+                return _existing(storage, name, wanted, if_exists)
+            raise
 
 
 def _write(

@@ -105,6 +105,9 @@ class MappedBlocks(StreamedBlocks):
             raise self._unsound(error) from error
         return values if mapped is None else mapped  # None: it had to make room for others at once
 
+    def holds(self, block: int) -> bool:
+        return super().holds(block) or f"{self._key}-{block}" in self._files
+
     def prepare(self, blocks: Iterable[int]) -> None:
         for block in blocks:
             name = f"{self._key}-{block}"

@@ -62,7 +62,8 @@ class FileSetReader:
             It never changes the order.
         cache_dir: The cache directory; None: `FILESET_CACHE_DIR`, else the user's.
         cache_bytes: Most bytes that the decoded blocks of all FileSets take in the cache directory: those used least
-            recently make room for others. None: what is free on its disk.
+            recently make room for others. Files fetched from a stage may take as many again. None: what is free on its
+            disk.
         transform: A picklable function batch, generator -> batch, whose generator is seeded by (seed, epoch, batch).
         random_access: Batches will be asked for by index, in any order: "auto" never streams then.
 
@@ -92,7 +93,7 @@ class FileSetReader:
         transform: Transform | None = None,
         random_access: bool = False,
     ) -> None:
-        fs = as_fileset(fs)
+        fs = as_fileset(fs).with_cache(cache_dir, cache_bytes)
         batch = BatchSpec.of(batch_size, global_batch_size, shard.world_size, drop_last_batch)
         order = ShuffleSpec(shuffle, seed, streams)
         self.fileset, self.shard, self.transform = fs, shard, transform
@@ -199,6 +200,8 @@ class FileSetReader:
         start, stop = self._bounds(index)
         epoch_plan = self._orders.plan(self.plan, _check_epoch(epoch))
         pieces = list(epoch_plan.pieces(start, stop))
+        if self.fileset.fetches:
+            self._store.want(piece.block for piece in pieces)
         self._store.prepare(piece.block for piece in pieces)
         source = _Stored(self._store, self._orders, epoch_plan)
         return self._finish(gather(self.tensors, stop - start, pieces, source), epoch, index)

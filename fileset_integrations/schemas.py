@@ -64,9 +64,10 @@ class TrainConf:
 
 @dataclass
 class SourceConf:
-    """Where a task's FileSets live."""
+    """Where a task's FileSets live; a connection is named, never described."""
 
     location: str = MISSING
+    connection_name: str | None = None
 
 
 @dataclass
@@ -79,6 +80,7 @@ class MakeConf:
     shuffle_key: Any = None
     max_file_bytes: int = 32 * 2**20
     store_query: bool = True
+    digest: str | None = None
 
 
 @dataclass

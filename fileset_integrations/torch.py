@@ -76,6 +76,8 @@ class FileSetIterableDataset(IterableDataset[dict[str, Any]]):
     epoch, counted from 0; `set_epoch` chooses the next one's number. `state_dict` and `load_state_dict` resume at any
     batch, torchdata's `StatefulDataLoader` does so by itself. For a GPU, `DataLoader(..., pin_memory=True)` pins.
 
+    Workers touch no connection to Snowflake: call `fs.pull()` before they start where the FileSet lies in a stage.
+
     Args:
         fs: The FileSet, or what else `FileSetReader` takes.
         batch_size: Rows per batch of this rank.

@@ -34,6 +34,8 @@ from fileset_integrations.fileset import FileSet
 from fileset_integrations.outcome import Evaluation, Outcome
 from fileset_integrations.reader import FileSetReader
 from fileset_integrations.runs import Job, Trained
+from fileset_integrations.storage.connecting import refuse_secrets
+from fileset_integrations.storage.directory import is_stage
 from fileset_integrations.summary import Summary
 from fileset_integrations.views import View, as_fileset
 
@@ -112,11 +114,12 @@ def _run(config: DictConfig) -> float | None:
         summary.update(batch)
         evaluation.learn(batch)
 
-    views = {split: fileset for split, fileset in (("train", train_set), ("val", val_set)) if isinstance(fileset, View)}
+    # The data module opens the others itself, by LOCATION/NAME; views have no such name, and it says of no connection.
+    both = {"train": train_set, "val": val_set}
+    opened = {split: fs for split, fs in both.items() if isinstance(fs, View) or fs.fetches}
 
     def build(key: str, **arguments: Any) -> Any:
-        # Views have no LOCATION/NAME under which the data module could open them itself.
-        return _build(config, key, **arguments, **(views if key == "data" else {}))
+        return _build(config, key, **arguments, **(opened if key == "data" else {}))
 
     def build_model() -> Any:
         offered = {"inputs": summary.inputs(), "target": summary.target()}
@@ -140,12 +143,14 @@ def make_filesets(config: DictConfig) -> dict[str, FileSet]:
     """Make the FileSets of the config's group `filesets`, or open those that exist and were made by the same query.
 
     Args:
-        config: The composed config; `source.location` says where they live.
+        config: The composed config; `source` says where they live. For a stage, the embedded engine makes the files
+            here, from the task's own tables, and they are uploaded: the same files as in a directory.
 
     Returns:
         The FileSets by "LOCATION/NAME", and the parts of those that are split by "LOCATION/NAME:PART", as the group
         `data` names them.
     """
+    refuse_secrets(_plain(config.source), "source")
     location = config.source.location
     made: dict[str, FileSet] = {}
     if not config.filesets.make:
@@ -155,7 +160,12 @@ def make_filesets(config: DictConfig) -> dict[str, FileSet]:
     for name, node in config.filesets.make.items():
         arguments = {str(key): value for key, value in _plain(node).items()}
         fileset = FileSet.make(
-            target_stage_loc=location, name=name, duckdb_connection=connection, if_exists="open", **arguments
+            target_stage_loc=location,
+            name=name,
+            connection_name=config.source.get("connection_name"),
+            duckdb_connection=connection,
+            if_exists="open",
+            **arguments,
         )
         made[f"{location}/{name}"] = fileset
         _log.info("FileSet %s/%s: %s rows, snapshot %s", location, name, f"{fileset.num_rows:,}", fileset.snapshot_id)
@@ -265,7 +275,12 @@ def _open(config: DictConfig, split: str, made: Mapping[str, FileSet]) -> FileSe
                 f"data.{split} names the part {one!r}, which filesets.split does not make. "
                 f"There are: {', '.join(name for name in made if ':' in name) or 'none'}."
             )
-    return as_fileset([made.get(one, one) for one in several])
+    return as_fileset([made[one] if one in made else _open_one(config, one) for one in several])
+
+
+def _open_one(config: DictConfig, where: str) -> FileSet:
+    connection_name = config.source.get("connection_name") if is_stage(where) else None
+    return FileSet.open(where, connection_name=connection_name)
 
 
 def _reader(config: DictConfig, fileset: FileSet, columns: Any) -> FileSetReader:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, NoReturn
@@ -78,6 +79,15 @@ class View(FileSet):
             f"{self!r} is a view, whose files are not its own. Delete the FileSet that it is a view of."
         )
 
+    def copy_to(self, location: str | os.PathLike[str], **options: Any) -> NoReturn:
+        """Refused: a copy is a snapshot's, under its identity, which a view is not.
+
+        Raises:
+            SpecError: Always.
+        """
+        del location, options
+        raise SpecError(f"{self!r} is a view, which is not copied. Copy the FileSets that it is a view of.")
+
     def split(self, *, seed: int = 0, **shares: Share) -> dict[str, FileSet]:
         """Refused: name all parts in one split of the FileSet itself.
 
@@ -117,6 +127,9 @@ class Part(View):
 
     def _checked(self) -> Manifest:
         return self._whole._checked()
+
+    def with_cache(self, cache_dir: str | os.PathLike[str] | None, cache_bytes: int | None) -> FileSet:
+        return Part(self._whole.with_cache(cache_dir, cache_bytes), self._split, self._part) if self.fetches else self
 
     def __repr__(self) -> str:
         return f"{self._whole!r}.split({self._split})[{self._part!r}]"
@@ -187,6 +200,33 @@ class Concatenation(View):
         part = int(np.searchsorted(self._starts, file, side="right")) - 1
         with self._parts[part]._opened(file - int(self._starts[part]), columns, dictionaries) as parquet:
             yield parquet
+
+    @property
+    def fetches(self) -> bool:
+        """Whether files of any of them are fetched before they are read."""
+        return any(part.fetches for part in self._parts)
+
+    def with_cache(self, cache_dir: str | os.PathLike[str] | None, cache_bytes: int | None) -> FileSet:
+        if not self.fetches:
+            return self
+        return Concatenation([part.with_cache(cache_dir, cache_bytes) for part in self._parts])
+
+    def read_ahead(self, files: Iterator[int]) -> None:
+        """Nothing is fetched ahead of a list: its FileSets may lie in several places."""
+        del files
+
+    def want(self, files: Iterable[int]) -> None:
+        wanted: dict[int, list[int]] = {}
+        for file in files:
+            part = int(np.searchsorted(self._starts, file, side="right")) - 1
+            wanted.setdefault(part, []).append(file - int(self._starts[part]))
+        for part, own in wanted.items():
+            self._parts[part].want(own)
+
+    def pull(self, *, progress: bool = True) -> None:
+        """Fetch the files of each."""
+        for part in self._parts:
+            part.pull(progress=progress)
 
     def verify(self) -> None:
         """Verify each FileSet.

@@ -1,18 +1,24 @@
 """The snippets of the ancestor's documentation, with only the import changed.
 
-They are those of Snowpark ML's FileSet. Where they read from Snowflake they are refused for now, with a typed error;
-the embedded engine runs the same calls on a directory.
+They are those of Snowpark ML's FileSet. The embedded engine runs the same calls on a directory.
 """
 
+import io
+
+import pyarrow.parquet as pq
 import pytest
 
 from fileset_integrations import FileSet
 from fileset_integrations.errors import (
     FileSetAlreadyDeletedError,
+    FileSetExistError,
     FileSetExistsError,
     FileSetLocationError,
     FileSetNotFoundError,
+    MoreThanOneQuerySourceError,
 )
+from tests.support.data import numbered_tables
+from tests.support.staged import STAGE, load_numbers
 
 ROWS, BATCH = 23, 4
 QUERY = f"""
@@ -122,26 +128,73 @@ def test_delete_and_every_later_use(location):
         FileSet(target_stage_loc=location, name="short-lived")
 
 
-class Connection:
-    """Stands for a snowflake.connector connection; whoever uses it fails."""
-
-    def cursor(self):
-        raise AssertionError("this version asks Snowflake for nothing")
+# --- in a stage, over the genuine connector ---
 
 
-def test_snowflake_is_refused_by_a_typed_error_for_now():
-    calls = (
-        lambda: FileSet.make(
-            target_stage_loc="@mydb.myschema.mystage/mydir",
-            name="helloworld",
-            sf_connection=Connection(),
-            query="SELECT * FROM mytable",
-            shuffle=True,
-        ),
-        lambda: FileSet(sf_connection=Connection(), target_stage_loc="@mydb.myschema.mystage/mydir", name="helloworld"),
-        lambda: FileSet(target_stage_loc="@mydb.myschema.mystage/mydir", name="helloworld"),
+def test_the_ancestors_snippets_run_in_a_stage(snowflake_server, stage, snowflake_connection, cache):
+    torch_data = pytest.importorskip("torch.utils.data")
+    load_numbers(snowflake_server, ROWS, "DB1.S1.MYTABLE")
+
+    fileset_df = FileSet.make(
+        target_stage_loc="@DB1.S1.FS/mydir",
+        name="helloworld",
+        sf_connection=snowflake_connection,
+        query="SELECT * FROM MYTABLE",
+        shuffle=True,
     )
+    fileset = FileSet(sf_connection=snowflake_connection, target_stage_loc="@DB1.S1.FS/mydir", name="helloworld")
 
-    for call in calls:
-        with pytest.raises(FileSetLocationError, match=r"(?i)snowflake|stage"):
-            call()
+    assert fileset.files() == fileset_df.files() and len(fileset.files()) > 0
+    pipe = fileset.to_torch_datapipe(batch_size=BATCH, shuffle=True, drop_last_batch=True)
+    batches = list(torch_data.DataLoader(pipe, batch_size=None, num_workers=0))
+    assert len(batches) == ROWS // BATCH
+    assert {len(batch["ID"]) for batch in batches} == {BATCH}
+    fileset.delete()
+    with pytest.raises(FileSetAlreadyDeletedError):
+        fileset.files()
+    assert snowflake_server.files("@DB1.S1.FS/mydir/") == []
+
+
+QUERY_ID = "01b2c3d4-0000-1111-2222-3333{:08x}"
+
+
+def put_as_the_ancestor_does(server, name: str, number: int = 1, rows: tuple[int, ...] = (20, 30)) -> None:
+    for part, table in enumerate(numbered_tables(rows)):
+        sink = io.BytesIO()
+        pq.write_table(table, sink)
+        server.put(f"{STAGE}/mydir/{name}/data_{QUERY_ID.format(number)}_0{part}_0_0.snappy.parquet", sink.getvalue())
+
+
+def test_filesets_that_the_ancestor_made_open_and_are_deleted(snowflake_server, stage, snowflake_connection, cache):
+    put_as_the_ancestor_does(snowflake_server, "old")
+    place = {"target_stage_loc": "@DB1.S1.FS/mydir/", "name": "old", "sf_connection": snowflake_connection}
+
+    first, second = FileSet(**place), FileSet(**place)
+
+    assert first.to_arrow()["id"].to_pylist() == list(range(50))
+    assert (first.snapshot_id, first.files()) == (second.snapshot_id, second.files())
+    with pytest.raises(FileSetExistError):
+        FileSet.make(query="SELECT 1 AS A", **place)
+    second.delete()
+    assert snowflake_server.files("@DB1.S1.FS/mydir/") == []
+
+
+def test_files_of_two_queries_are_refused(snowflake_server, stage, snowflake_connection, cache):
+    put_as_the_ancestor_does(snowflake_server, "old", 1)
+    put_as_the_ancestor_does(snowflake_server, "old", 2)
+
+    with pytest.raises(MoreThanOneQuerySourceError, match="files of 2 queries"):
+        FileSet(target_stage_loc="@DB1.S1.FS/mydir", name="old", sf_connection=snowflake_connection)
+
+
+def test_a_file_that_no_fileset_wrote_is_refused(snowflake_server, stage, snowflake_connection, cache):
+    put_as_the_ancestor_does(snowflake_server, "old")
+    snowflake_server.put(f"{STAGE}/mydir/old/notes.csv", b"a,b")
+
+    with pytest.raises(FileSetLocationError, match=r"notes\.csv.*no FileSet wrote"):
+        FileSet(target_stage_loc="@DB1.S1.FS/mydir", name="old", sf_connection=snowflake_connection)
+
+
+def test_a_name_where_nothing_is_does_not_open(snowflake_server, stage, snowflake_connection, cache):
+    with pytest.raises(FileSetNotFoundError, match="no complete FileSet"):
+        FileSet(target_stage_loc="@DB1.S1.FS/mydir", name="none", sf_connection=snowflake_connection)

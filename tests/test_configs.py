@@ -127,7 +127,14 @@ def test_a_shape_has_the_defaults_of_what_it_makes(shape, target):
 
 def test_the_shape_of_a_fileset_has_the_arguments_of_make():
     taken = inspect.signature(FileSet.make).parameters
-    elsewhere = ("target_stage_loc", "name", "sf_connection", "connection_name", "duckdb_connection")
+    elsewhere = (
+        "target_stage_loc",
+        "name",
+        "sf_connection",
+        "snowpark_session",
+        "connection_name",
+        "duckdb_connection",
+    )
 
     names = [field.name for field in fields(schemas.MakeConf)]
 

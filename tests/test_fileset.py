@@ -129,8 +129,10 @@ def test_a_text_that_is_not_location_and_name_is_refused(where):
         ({"max_file_bytes": 0}, SpecError, "max_file_bytes=0"),
         ({"max_file_bytes": 1.5}, SpecError, "max_file_bytes=1.5"),
         ({"shuffle_key": "id"}, SpecError, "shuffle_key='id' is for shuffle=True"),
-        ({"connection_name": "prod"}, FileSetLocationError, "connection_name asks for Snowflake"),
-        ({"sf_connection": object()}, FileSetLocationError, "sf_connection asks for Snowflake"),
+        ({"connection_name": "prod"}, FileSetLocationError, "no place in a Snowflake stage"),
+        ({"connection_name": 3}, SpecError, "connection_name is a int"),
+        ({"sf_connection": object()}, SpecError, "sf_connection is a object"),
+        ({"digest": "md5"}, SpecError, "digest='md5'.*readback"),
         ({"storage_options": {"key": "hunter2"}}, FileSetLocationError, "storage_options"),
     ],
 )

@@ -14,10 +14,10 @@ import shutil
 import tempfile
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import filelock
 import fsspec
@@ -30,6 +30,10 @@ from fileset_integrations.errors import (
     FileSetNotFoundError,
 )
 from fileset_integrations.manifest import MANIFEST_NAME, Manifest
+
+if TYPE_CHECKING:  # they are parts of stages, which load when one is opened
+    from fileset_integrations.storage.connecting import SnowflakeSession
+    from fileset_integrations.storage.fetching import ReadAhead, Verify
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -54,6 +58,7 @@ class Storage(ABC):
     """
 
     location: str
+    fetches = False  # whether files are fetched into the cache before they are read
 
     @abstractmethod
     def url(self, *parts: str) -> str:
@@ -106,6 +111,38 @@ class Storage(ABC):
     @abstractmethod
     def remove_orphans(self) -> list[str]:
         """Remove what crashed makes have left at the location; returns the paths removed."""
+
+    def reopening(self) -> dict[str, Any]:
+        """Arguments of `open_storage` that open it again, in another process; without credentials."""
+        return {"location": self.location}
+
+    def with_cache(self, cache_dir: str | os.PathLike[str] | None, cache_bytes: int | None) -> Storage:
+        """The same storage with another cache of fetched files, where it has one; None keeps what it has."""
+        del cache_dir, cache_bytes
+        return self
+
+    def open_file(self, root: str, manifest: Manifest, file: int) -> IO[bytes] | pa.NativeFile:
+        """One file of a snapshot whose files lie below `root`, verified where it came from elsewhere."""
+        return self.open(f"{root}/{manifest.files['path'][file]}")
+
+    def read_ahead(self, root: str, manifest: Manifest, files: Iterator[int]) -> ReadAhead | None:
+        """Begin to fetch files before they are opened, in order; None where nothing is fetched."""
+        del root, manifest, files
+        return None
+
+    def want(self, root: str, manifest: Manifest, files: Iterable[int]) -> None:
+        """Begin to fetch files that are about to be opened."""
+        del root, manifest, files
+
+    def pull(self, root: str, manifest: Manifest, done: Callable[[int], object]) -> None:
+        """Fetch all files of a snapshot; `done` is told the bytes of each."""
+        del root
+        done(manifest.num_bytes)
+
+    def files_without_manifest(self, name: str) -> list[str]:
+        """Files of a FileSet that was made without a manifest, relative to its directory; none: there is no such."""
+        del name
+        return []
 
     @contextmanager
     def making(self, name: str) -> Iterator[None]:
@@ -350,21 +387,49 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def is_stage(location: str) -> bool:
+    """Whether a location is a place in a Snowflake stage; "sfc://@..." is Snowpark ML's way to write one."""
+    return location.startswith(("@", "sfc://@"))
+
+
 def open_storage(
-    location: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
-) -> LocalStorage | BucketStorage:
-    """The storage at a path or URL.
+    location: str | os.PathLike[str],
+    storage_options: Mapping[str, Any] | None = None,
+    *,
+    session: SnowflakeSession | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    cache_bytes: int | None = None,
+    verify: Verify = "auto",
+) -> Storage:
+    """The storage at a path, a URL or a place in a Snowflake stage.
+
+    Args:
+        location: The path, the URL, or "@database.schema.stage/directory".
+        storage_options: Options for fsspec, for a URL.
+        session: The connection, for a stage; None: that of the default profile.
+        cache_dir: Cache directory for files that are fetched from a stage.
+        cache_bytes: Most bytes that they may take there.
+        verify: How they are verified: see `StageStorage`.
 
     Raises:
         FileSetLocationError: The location is not one that this version reads and writes.
     """
     text = os.fspath(location)
     if not isinstance(text, str) or not text.strip():
-        raise FileSetLocationError(f"target_stage_loc={location!r} names no place. Pass a directory or a URL.")
-    if text.startswith("@"):
         raise FileSetLocationError(
-            f"{text} is a Snowflake stage; this version makes and reads FileSets in directories and buckets. "
-            "Pass a path such as 'data/filesets', or a URL such as 's3://bucket/filesets'."
+            f"target_stage_loc={location!r} names no place. Pass a directory, a URL, or '@database.schema.stage/dir'."
+        )
+    if is_stage(text):
+        if storage_options:
+            raise FileSetLocationError(f"{text} is a Snowflake stage, which takes no storage_options. Leave them out.")
+        from fileset_integrations.storage.connecting import session as default_session
+        from fileset_integrations.storage.stage import StageStorage
+
+        return StageStorage(text, session or default_session(), cache_dir, cache_bytes, verify)
+    if session is not None:
+        raise FileSetLocationError(
+            f"{text} is no place in a Snowflake stage, and a Snowflake connection is for one. Pass "
+            "'@database.schema.stage/directory' (copy_to brings the FileSet here then), or leave the connection out."
         )
     if text.startswith("file://"):
         return LocalStorage(text.removeprefix("file://"))

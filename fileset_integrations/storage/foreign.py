@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 from fileset_integrations.errors import FileSetLocationError, FileSetNotFoundError
 from fileset_integrations.manifest import DataFile, Manifest, file_table, natural_key
@@ -36,7 +37,27 @@ def describe_directory(storage: Storage) -> Manifest:
             f"{root}: {hive!r} holds column values in directory names, which the files themselves lack. "
             "FileSet.make(query=\"FROM read_parquet('.../**/*.parquet', hive_partitioning=true)\") keeps them."
         )
-    paths = [storage.url(path) for path in relative]
+    return _describe(storage, root, relative)
+
+
+def read_snapshot(storage: Storage, name: str) -> Manifest:
+    """The manifest of a FileSet; of one that Snowpark ML made, the manifest that it would have.
+
+    Raises:
+        FileSetNotFoundError: There is no complete FileSet of that name.
+        FileSetCorruptError: Its manifest, or a file, is damaged.
+    """
+    try:
+        return Manifest.from_bytes(storage.read_manifest(name), storage.url(name))
+    except FileSetNotFoundError:
+        files = storage.files_without_manifest(name)
+        if not files:
+            raise
+    return _describe(storage, storage.url(name), sorted(files, key=natural_key))
+
+
+def _describe(storage: Storage, root: str, relative: Sequence[str]) -> Manifest:
+    paths = [f"{root}/{path}" for path in relative]
     footers = read_footers(storage, paths)
     digest = hashlib.sha256()
     for path, footer in zip(relative, footers, strict=True):

@@ -1,0 +1,309 @@
+"""Fetching: files of a stage become verified local files, many at once, each once per machine.
+
+A file is accepted when its size, its footer's row count and a digest agree: the sha256 that the manifest or an earlier
+fetch knows, else the md5 that LIST or the response states. A mismatch is fetched once more, then an error.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fileset_integrations.errors import FileSetCorruptError
+from fileset_integrations.forks import mend_after_fork
+from fileset_integrations.storage.connecting import refuse_in_children
+from fileset_integrations.storage.fetched import FetchedFiles
+from fileset_integrations.storage.presigned import Download
+
+Verify = Literal["auto", "strict"]
+
+_FETCHES = 16  # at once; mostly waiting for the network
+_FILES_AHEAD = 12  # fetched beyond those in use
+_FILES_WANTED = 64  # said to be wanted at once, so that one statement signs the URLs of all
+_REOPENS = 8  # of a file that others evict between fetch and open
+_FETCHES_OF_ONE = 2  # a mismatch is fetched once more
+
+
+@dataclass(frozen=True, slots=True)
+class StageFile:
+    """One file of a snapshot in a stage, as it must be.
+
+    Attributes:
+        path: Path from the stage's root.
+        size: Bytes.
+        rows: Rows.
+        sha256: Digest in the manifest, hex; None where nobody has computed it.
+        key: Its name in the cache.
+    """
+
+    path: str
+    size: int
+    rows: int
+    sha256: str | None
+    key: str
+
+
+class Remote(Protocol):
+    """Where fetched files come from."""
+
+    def download(self, path: str, target: Path, size: int, with_md5: bool) -> Download:
+        """Write a file to `target`."""
+
+    def listed_md5(self, file: StageFile) -> str | None:
+        """Md5 that LIST states, hex; None where that is not the content's. Errors where the file is not as written."""
+
+    def shown(self, path: str) -> str:
+        """The path as errors name it."""
+
+    def want(self, paths: Iterable[str]) -> None:
+        """Told which files will be downloaded."""
+
+
+class Fetcher:
+    """Fetches files into the cache, with threads of its own.
+
+    Args:
+        remote: Where they come from.
+        cache: Where they go.
+        verify: "auto", or "strict": a file that nobody knows the sha256 of is fetched twice and compared.
+    """
+
+    def __init__(self, remote: Remote, cache: FetchedFiles, verify: Verify) -> None:
+        self._remote, self._cache, self._verify = remote, cache, verify
+        self._pid = os.getpid()
+        self._warned = False
+        self._aheads: weakref.WeakSet[ReadAhead] = weakref.WeakSet()
+        self.after_fork()
+        mend_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Forget what the threads of the parent process were at."""
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self._pending: dict[str, Future[str]] = {}
+
+    def open(self, file: StageFile) -> pa.NativeFile:
+        """A file, fetched where it is not cached, open for reading.
+
+        Raises:
+            FileSetCorruptError: It is not in the stage, or not what was written.
+            FileSetFetchError: It cannot be fetched.
+        """
+        for ahead in list(self._aheads):
+            ahead.reached(file)
+        for _ in range(_REOPENS):
+            digest = file.sha256 or self._cache.known(file.key)
+            if digest is not None and (opened := self._cache.open(digest, file.size)) is not None:
+                return opened
+            digest = self._result(file)
+            if (opened := self._cache.open(digest, file.size)) is not None:
+                return opened
+        raise FileSetCorruptError(
+            f"{self._remote.shown(file.path)}: it was fetched {_REOPENS} times, and each time evicted from the cache "
+            "before it was read. Pass a larger cache_bytes, or fewer streams."
+        )
+
+    def cached(self, file: StageFile) -> bool:
+        """Whether a file needs no fetching."""
+        digest = file.sha256 or self._cache.known(file.key)
+        return digest is not None and self._cache.holds(digest, file.size)
+
+    def digest(self, file: StageFile) -> str:
+        """Sha256 of a file, hex, which is fetched where nobody knows it."""
+        return file.sha256 or self._cache.known(file.key) or self._result(file)
+
+    def submit(self, file: StageFile) -> Future[str]:
+        """Begin to fetch a file, unless that is under way; its sha256 when it is there."""
+        refuse_in_children(self._pid)
+        with self._lock:
+            future = self._pending.get(file.key)
+            if future is None:
+                if self._pool is None:
+                    self._pool = ThreadPoolExecutor(_FETCHES, thread_name_prefix="fileset-fetch")
+                    weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
+                future = self._pending[file.key] = self._pool.submit(self._fetch, file)
+        future.add_done_callback(lambda done: self._settled(file.key, done))
+        return future
+
+    def _result(self, file: StageFile) -> str:
+        while True:
+            with suppress(CancelledError):  # by whoever asked for it first and wants it no more
+                return self.submit(file).result()
+
+    def _settled(self, key: str, future: Future[str]) -> None:
+        with self._lock:
+            if self._pending.get(key) is future:
+                del self._pending[key]
+
+    def fetch_all(self, files: Iterable[StageFile], done: Callable[[StageFile], object]) -> None:
+        """Fetch files; `done` is told of each. The first failure ends it, once what is under way has come to an end."""
+        waiting = iter(files)
+        under_way: OrderedDict[str, tuple[StageFile, Future[str]]] = OrderedDict()
+        while True:
+            for file in waiting:
+                under_way[file.key] = (file, self.submit(file))
+                if len(under_way) >= 2 * _FETCHES:
+                    break
+            if not under_way:
+                return
+            _, (file, _) = under_way.popitem(last=False)
+            try:
+                self._result(file)
+            except BaseException:
+                for _, other in under_way.values():
+                    other.cancel()
+                raise
+            done(file)
+
+    def read_ahead(self, files: Iterator[StageFile]) -> ReadAhead:
+        """Fetch files before they are opened, in order, a few at a time."""
+        ahead = ReadAhead(self, files, None if self._cache.limit is None else self._cache.limit // 4)
+        self._aheads.add(ahead)
+        return ahead
+
+    def want(self, files: Iterable[StageFile]) -> None:
+        """Say which files will be fetched."""
+        self._remote.want(file.path for file in files)
+
+    def _fetch(self, file: StageFile) -> str:
+        with self._cache.locked(file.key):
+            expected = file.sha256 or self._cache.known(file.key)
+            if expected is not None and self._cache.holds(expected, file.size):
+                return expected  # another process was faster
+            problem = ""
+            for _ in range(_FETCHES_OF_ONE):
+                fetched = self._attempt(file, expected)
+                if fetched.ok:
+                    return fetched.text
+                problem = fetched.text
+        raise FileSetCorruptError(
+            f"{self._remote.shown(file.path)}: {problem}. It was fetched twice. Make or copy the FileSet again."
+        )
+
+    def _attempt(self, file: StageFile, expected: str | None) -> _Outcome:
+        twice = expected is None and self._verify == "strict"
+        with self._cache.room(file.size * (2 if twice else 1)) as folder:
+            target = folder / "data"
+            download = self._remote.download(file.path, target, file.size, with_md5=expected is None)
+            problem = self._problem(file, target, download, expected)
+            if problem is None and twice:
+                second = self._remote.download(file.path, folder / "again", file.size, with_md5=False)
+                if second.sha256 != download.sha256:
+                    problem = "it came with other bytes the second time"
+            if problem is not None:
+                return _Outcome(False, problem)
+            self._cache.keep(target, download.sha256)
+            self._cache.remember(file.key, download.sha256)
+            return _Outcome(True, download.sha256)
+
+    def _problem(self, file: StageFile, target: Path, download: Download, expected: str | None) -> str | None:
+        """What is wrong with a fetched file; None: nothing."""
+        size = target.stat().st_size
+        if size != file.size:
+            return f"{size} bytes came, {file.size} were written"
+        if expected is not None:
+            return None if download.sha256 == expected else "its content is not what was written (another sha256)"
+        listed = self._remote.listed_md5(file)
+        stated = download.stated_md5 | ({listed} if listed else set())
+        if stated and download.md5 not in stated:
+            return "its content is not what the stage says (another md5)"
+        try:
+            rows = pq.read_metadata(target).num_rows
+        except (pa.ArrowException, OSError):
+            return "it is no whole Parquet file"
+        if rows != file.rows:
+            return f"{rows} rows came, {file.rows} were written"
+        if not stated and self._verify != "strict" and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self._remote.shown(file.path)}: the stage states no digest of its files, so that size and footer "
+                "decide whether a fetch went well. FileSet(..., verify='strict') fetches each twice and compares.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """Of one attempt: the sha256, or what was wrong."""
+
+    ok: bool
+    text: str
+
+
+class ReadAhead:
+    """Files fetched before they are opened: a few beyond those that were, until `close`.
+
+    Args:
+        fetcher: Fetches them.
+        files: The files in the order in which they will be opened.
+        max_bytes: Bound for those that are fetched and not yet opened; None: none.
+    """
+
+    def __init__(self, fetcher: Fetcher, files: Iterator[StageFile], max_bytes: int | None) -> None:
+        self._fetcher, self._files, self._max_bytes = fetcher, files, max_bytes
+        self._next: deque[StageFile] = deque()
+        self._lock = threading.Lock()
+        self._ahead: OrderedDict[str, tuple[int, Future[str] | None]] = OrderedDict()
+        self._seen: set[str] = set()
+        self._bytes = 0
+        self._closed = False
+
+    def start(self) -> None:
+        """Begin."""
+        with self._lock:
+            self._fill()
+
+    def reached(self, file: StageFile) -> None:
+        """Told when a file is about to be opened."""
+        with self._lock:
+            self._seen.add(file.key)
+            found = self._ahead.pop(file.key, None)
+            if found is not None:
+                self._bytes -= found[0]
+            self._fill()
+
+    def _fill(self) -> None:
+        while not self._closed and len(self._ahead) < _FILES_AHEAD:
+            if self._max_bytes is not None and self._bytes >= self._max_bytes:
+                return
+            if not self._next:
+                self._next.extend(islice(self._files, _FILES_WANTED))
+                self._fetcher.want(file for file in self._next if not self._fetcher.cached(file))
+                if not self._next:
+                    return
+            file = self._next.popleft()
+            if file.key in self._seen or file.key in self._ahead:
+                continue
+            future = None if self._fetcher.cached(file) else self._fetcher.submit(file)
+            self._ahead[file.key] = (file.size, future)
+            self._bytes += file.size
+
+    def close(self) -> None:
+        """Fetch no more than what is under way."""
+        with self._lock:
+            self._closed = True
+            for _, future in self._ahead.values():
+                if future is not None:
+                    future.cancel()
+            self._ahead.clear()
+
+
+def quietly(ahead: ReadAhead) -> None:
+    """Begin to read ahead where that can be done; whoever opens a file gets the error."""
+    with suppress(Exception):
+        ahead.start()
