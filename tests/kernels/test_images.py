@@ -220,7 +220,7 @@ def test_raw_images_may_have_any_number_of_channels():
         [pa.array([[[1, 2], [3, 4]], [[1, 2]]], pa.list_(pa.list_(pa.uint8(), 2)))],
         [pa.array([b"1234", b"12345"]), pa.array([b"1"])],
     ],
-    ids=str,
+    ids=["flat", "nested", "bytes"],
 )
 def test_a_raw_image_of_another_size_is_named_by_column_and_row(chunks):
     with pytest.raises(ColumnError, match=r"'photo', row 1: \d bytes, where a raw image of 2 x 2 x 1 has 4"):
