@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.scenarios import CANDIDATES, SCENARIOS, Phase
 
 _MIB = 2**20
+_BESIDE_MIB = 192  # what a process takes beside memory_bytes, as the reader's docstring says
 
 
 class Epochs:
@@ -154,7 +155,7 @@ def _own_promises(promises: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         rest = (highest - found["before"] - bound) / _MIB
         name = f"anonymous memory, streamed, {len(found['highest'])} epochs, memory_bytes = {bound / _MIB:.0f} MiB"
         measured = f"{(highest - found['before']) / _MIB:.0f} MiB above what was there before ({rest:+.0f} MiB)"
-        rows.append((name, "memory_bytes and 64 MiB", measured, _met(rest <= 64)))
+        rows.append((name, f"memory_bytes and {_BESIDE_MIB} MiB", measured, _met(rest <= _BESIDE_MIB)))
         half = len(found["highest"]) // 2
         early, late = _middle(found["highest"][:half]), _middle(found["highest"][half:])
         measured = f"median peak {early / _MIB:.0f} MiB in the first half, {late / _MIB:.0f} MiB in the second"

@@ -180,7 +180,7 @@ class _Gathering:
         if len(self._pending) == len(pieces) and self._arrays:
             for name, out in self._output().items():
                 # "clip", since "raise" gathers into memory of its own first; the places are right.
-                np.take(self._arrays[name], self._from, axis=0, out=out, mode="clip")
+                self._arrays[name].take(self._from, axis=0, out=out, mode="clip")
             self._finish()
         else:
             self._flush()
@@ -214,8 +214,8 @@ class _Gathering:
             return
         for name, out in self._output().items():
             values, target = loaded.block[name], out[piece.out :: piece.step][:count]
-            # np.take: an index in brackets takes twice as long.
-            target[...] = values[piece.start : piece.stop] if rows is None else np.take(values, rows, axis=0)
+            # take: an index in brackets takes twice as long.
+            target[...] = values[piece.start : piece.stop] if rows is None else values.take(rows, axis=0)
 
     def _flush(self) -> None:
         if self._arrays and self._pending:

@@ -275,7 +275,7 @@ class EpochPlan:
         """Cut [start, stop) of the epoch's row sequence at the borders of blocks: (block, begin, end) in its order."""
         if start >= stop:
             return
-        place = int(np.searchsorted(self.ends, start, side="right"))
+        place = int(self.ends.searchsorted(start, side="right"))
         while start < stop:
             end = int(self.ends[place])
             if end > start:  # else an empty block

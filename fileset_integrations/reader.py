@@ -58,8 +58,8 @@ class FileSetReader:
         blocks: "stream" decodes files as they are needed, in every epoch; "memory" keeps decoded blocks; "disk" keeps
             them in the cache directory, where all processes of the machine find them; "auto" keeps them in memory where
             they take at most half of `memory_bytes`, and streams otherwise.
-        memory_bytes: Bound for what is in memory at once: open blocks, those read ahead or kept, outstanding batches.
-            It never changes the order.
+        memory_bytes: Bound for what is in memory at once: open blocks, those read ahead or kept, outstanding batches;
+            beside it, allocators hold up to 192 MiB in reserve. It never changes the order.
         cache_dir: The cache directory; None: `FILESET_CACHE_DIR`, else the user's.
         cache_bytes: Most bytes that the decoded blocks of all FileSets take in the cache directory: those used least
             recently make room for others. Files fetched from a stage may take as many again. None: what is free on its
