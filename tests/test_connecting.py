@@ -198,6 +198,7 @@ def test_workers_of_lightnings_loader_read_what_the_main_process_fetched(snowfla
     assert sorted(seen[0]) == list(range(72))
 
 
+@pytest.mark.slow
 def test_workers_of_a_plain_loader_read_what_was_pulled_and_say_so_where_it_was_not(
     snowflake_server, stage, cache, monkeypatch
 ):

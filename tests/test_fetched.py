@@ -1,5 +1,6 @@
 """The cache of fetched files: shared by processes, within its limit, whole after anything."""
 
+import contextlib
 import hashlib
 import os
 import random
@@ -11,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import filelock
 import pytest
 
 from fileset_integrations import FileSet, FileSetReader
@@ -32,17 +34,21 @@ def keep(files: FetchedFiles, data: bytes) -> str:
 
 
 def used_bytes(root: Path) -> int:
-    """Bytes of all files in the cache and on their way."""
-    total = 0
-    for folder, _, names in os.walk(root / "files"):
-        if folder.endswith(("locks", "files")) or "/index" in folder:
-            continue
-        for name in names:
-            try:
-                total += (Path(folder) / name).stat().st_size if name != "lease" else 0
-            except FileNotFoundError:
+    """Bytes of all files in the cache and on their way, at one moment."""
+    if not (root / "files").exists():
+        return 0
+    sizes: dict[int, int] = {}  # by inode: a file that is renamed meanwhile is seen under both names
+    # Under the lock, since nothing is removed for others meanwhile.
+    with filelock.FileLock(root / "files" / "room.lock", poll_interval=0.001):
+        for folder, _, names in os.walk(root / "files"):
+            if folder.endswith(("locks", "files")) or "/index" in folder:
                 continue
-    return total
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    stat = (Path(folder) / name).stat()
+                    if name != "lease":
+                        sizes[stat.st_ino] = stat.st_size
+    return sum(sizes.values())
 
 
 def test_what_is_kept_is_found_under_its_content(cache):
@@ -133,6 +139,7 @@ def test_a_limit_holds_while_threads_fetch(snowflake_server, stage, cache):
     def watch() -> None:
         while not stop.is_set():
             most[0] = max(most[0], used_bytes(cache))
+            time.sleep(0.0005)  # others want the lock too
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -155,6 +162,7 @@ def start(what: str, name: str, cache_bytes: int = 0) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_four_processes_on_one_cache_fetch_each_file_once(snowflake_server, stage, cache):
     fs = staged_numbers(snowflake_server, [20] * 12)
     snowflake_server.fault("latency", file="data_", delay=0.05, times=-1)
@@ -176,6 +184,7 @@ def kill_at_some_moment(process: subprocess.Popen[str], longest_s: float, draw: 
     process.communicate(timeout=60)
 
 
+@pytest.mark.slow
 def test_killed_fetches_leave_nothing_that_is_not_whole(snowflake_server, stage, cache):
     fs = staged_numbers(snowflake_server, [20] * 12)
     snowflake_server.fault("slow", file="data_", delay=0.02, times=-1)
@@ -195,6 +204,7 @@ def test_killed_fetches_leave_nothing_that_is_not_whole(snowflake_server, stage,
     assert list((cache / "files" / "partial").iterdir()) == []  # whoever takes room removes what was left
 
 
+@pytest.mark.slow
 def test_killed_makes_leave_nothing_that_opens(snowflake_server, stage, cache):
     load_numbers(snowflake_server, 2000)
     draw = random.Random(7)

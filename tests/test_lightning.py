@@ -207,6 +207,7 @@ def test_an_iteration_that_is_broken_off_leaves_the_next_whole(num_workers, data
     assert [x["id"].tolist() for x, _ in loader] == expected(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"reload_dataloaders_every_n_epochs": 1}, {"limit_val_batches": 1}], ids=str)
 def test_workers_end_with_the_run(options, datamodule):
     fit(datamodule(num_workers=2), num_sanity_val_steps=1, **options)
@@ -636,6 +637,7 @@ def test_a_wrong_argument_is_refused_by_name(wrong, named, datamodule):
 # --- many processes --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_two_ranks_share_uneven_files_and_walk_the_sequence_of_one(tmp_path):
     rows, val_rows = (17, 2, 30, 1), 11

@@ -35,6 +35,7 @@ def test_the_readme_has_an_example_for_each_way_in():
     assert set(blocks("bash")) == {"Two commands", "Hydra", "In a terminal"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", [title for title in blocks("python") if title != "Splits"])
 def test_an_example_runs_as_written_and_learns(title, tmp_path):
     (tmp_path / "example.py").write_text(blocks("python")[title], encoding="utf-8")
@@ -46,6 +47,7 @@ def test_an_example_runs_as_written_and_learns(title, tmp_path):
     assert last_number < {"Keras": 1000, "Lightning": 0.1}.get(title, 0.05)
 
 
+@pytest.mark.slow
 def test_the_split_is_as_written(tmp_path):
     code = (
         blocks("python")["Splits"]
@@ -62,6 +64,7 @@ for module, rows in ((data, 8000), (both, 9000)):
     assert printed.strip() in code
 
 
+@pytest.mark.slow
 def test_the_terminal_commands_run_as_written(tmp_path):
     printed = run(["bash", "-ec", blocks("bash")["In a terminal"]], tmp_path)
 

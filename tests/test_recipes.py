@@ -13,7 +13,10 @@ from tests.support import ROOT, count
 
 RECIPES = ROOT / "recipes"
 CONF = Path(str(files("fileset_integrations.conf")))
-pytestmark = pytest.mark.skipif(not RECIPES.is_dir(), reason="recipes/ is part of the checkout")
+pytestmark = [
+    pytest.mark.skipif(not RECIPES.is_dir(), reason="recipes/ is part of the checkout"),
+    pytest.mark.slow,
+]
 
 
 @pytest.fixture(scope="module")

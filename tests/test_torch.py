@@ -138,6 +138,7 @@ def test_a_fileset_without_rows_yields_nothing(tmp_path):
         assert list(loader(dataset, num_workers=2)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_a_rank_taken_from_the_environment_travels_to_workers(context, fs, monkeypatch):
     order = {"batch_size": 3, "shuffle": True, "drop_last_batch": False}

@@ -70,6 +70,7 @@ def test_without_shuffle_every_epoch_is_in_the_files_order(fs):
     assert epochs == [[natural[at : at + BATCH] for at in range(0, ROWS, BATCH)]] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", ["spawn", "forkserver"])
 def test_workers_may_be_started_in_any_way(context, fs, expected, tmp_path):
     dataset = fs.to_torch_dataset(**ORDER, transform=negate_y, cache_dir=tmp_path / "cache")

@@ -58,6 +58,7 @@ def data(tmp_path_factory):
     return folder, {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}, len(batches)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", ["torch", "tensorflow", "jax"])
 def test_a_framework_gets_the_values_of_the_reader_in_the_same_dtype_in_every_batch(framework, data, tmp_path):
     folder, expected, batches = data
