@@ -171,7 +171,7 @@ class FileSetIterableDataset(IterableDataset[dict[str, Any]]):
             SpecError: That iteration was of DataLoader workers.
         """
         if get_worker_info() is not None and self._last is not None:
-            return self.reader.state(self._last.epoch, self._last.batches)
+            return self._last.state(self.reader)
         begun, coming = self._epochs.coming()
         if coming is not None or not begun:
             return self.reader.state(*(coming or Begin(0)).place(self.reader))
@@ -181,7 +181,7 @@ class FileSetIterableDataset(IterableDataset[dict[str, Any]]):
                 "the state of a torchdata StatefulDataLoader instead of this one's, or "
                 "dataset.reader.state(epoch, batches) with the batches that you counted."
             )
-        return self.reader.state(self._last.epoch, self._last.batches)
+        return self._last.state(self.reader)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Make the next iteration go on where the state was taken, on any number of workers; the next epochs follow.
@@ -201,6 +201,10 @@ class _Position:
     number: int
     epoch: int
     batches: int
+
+    def state(self, reader: FileSetReader) -> dict[str, Any]:
+        # The next batch of a worker lies past the end of the epoch once it is done with its last.
+        return reader.state(self.epoch, min(self.batches, len(reader)))
 
 
 class Batches(Iterator[dict[str, Any]]):
@@ -236,7 +240,7 @@ class Batches(Iterator[dict[str, Any]]):
 
     def state_dict(self) -> dict[str, Any]:
         """Where it stands: flat JSON under 1 KB."""
-        return self._reader.state(self.position.epoch, min(self.position.batches, len(self._reader)))
+        return self.position.state(self._reader)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where the state was taken, and let the dataset's epochs count on from there.
