@@ -102,7 +102,8 @@ if __name__ == "__main__":
         kept = FileSetReader(fs, blocks="stream", **options).iter_batches()  # its threads wait for a consumer
         next(kept)
         print("reading", flush=True)
-        time.sleep(600)
+        while True:
+            time.sleep(0.05)  # a signal that comes just before a sleep is seen after it only
     else:
         reader = FileSetReader(fs, blocks=how, **options)
         forever(reader.iter_batches)
