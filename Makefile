@@ -79,15 +79,19 @@ distclean: clean  ## remove .venv and .cache too
 install = @trap 'exit 130' HUP INT TERM; touch $(VENV)/.installing; { $(1); }; status=$$?; rm -f $(VENV)/.installing; exit $$status
 
 # torch comes first and alone: lightning's own range would take the newest torch, with gigabytes of CUDA packages on Linux.
+# Nothing is compiled at installation: Python compiles what is imported, when it first is, and that is a small part.
+packages = $(call install,$(PIP) install -q --no-compile -c constraints.txt torch && $(PIP) install -q --no-compile -c constraints.txt -e '.[$(1)]')
+
 $(VENV)/.stamp-train: $(VENV)/.stamp-venv $(REQUIREMENTS)
 	@echo "Installing what training needs into $(VENV): a few minutes the first time."
-	$(call install,$(PIP) install -q -c constraints.txt torch && $(PIP) install -q -c constraints.txt -e '.[recipes]')
+	$(call packages,recipes)
 	@touch $@
 
-$(VENV)/.stamp-dev: $(VENV)/.stamp-train
-	@echo "Installing the development tools and the other frameworks into $(VENV)."
-	$(call install,$(PIP) install -q -c constraints.txt -e '.[dev]')
-	@touch $@
+# dev holds recipes, so that whoever tests first installs once.
+$(VENV)/.stamp-dev: $(VENV)/.stamp-venv $(REQUIREMENTS)
+	@echo "Installing what training and development need, all frameworks among it, into $(VENV): some minutes the first time."
+	$(call packages,dev)
+	@touch $(VENV)/.stamp-train $@
 
 # A .venv that works is used as it is, whoever made it.
 $(VENV)/.stamp-venv: $(LOOK_AGAIN)
