@@ -195,17 +195,17 @@ class Fetcher:
 
     def _attempt(self, file: StageFile, expected: str | None) -> _Outcome:
         twice = expected is None and self._verify == "strict"
-        with self._cache.room(file.size * (2 if twice else 1)) as folder:
-            target = folder / "data"
+        with self._cache.room(file.key, file.size * (2 if twice else 1)) as room:
+            target = room.folder / "data"
             download = self._remote.download(file.path, target, file.size, with_md5=expected is None)
             problem = self._problem(file, target, download, expected)
             if problem is None and twice:
-                second = self._remote.download(file.path, folder / "again", file.size, with_md5=False)
+                second = self._remote.download(file.path, room.folder / "again", file.size, with_md5=False)
                 if second.sha256 != download.sha256:
                     problem = "it came with other bytes the second time"
             if problem is not None:
                 return _Outcome(False, problem)
-            self._cache.keep(target, download.sha256)
+            self._cache.keep(room, target, download.sha256)
             self._cache.remember(file.key, download.sha256)
             return _Outcome(True, download.sha256)
 
