@@ -249,7 +249,7 @@ class LruFiles:
         if self.max_bytes is not None:
             with self._total_lock():
                 if self._total() > self.max_bytes:
-                    self._make_room(0, self._free(self._parts()), None)
+                    self._make_room(0, 0, None)
 
     def entries(self) -> list[Entry]:
         """All files, complete or not, by last use."""
@@ -320,7 +320,7 @@ class LruFiles:
                 total = self._total() - self._unlink(path) - sum(self._unlink(part.path) for part in left)
                 parts = [part for part in parts if part.name != name]
                 limit = total + num_bytes if self.max_bytes is None else self.max_bytes
-                free = self._free(parts)
+                free = self._free(parts, num_bytes)
                 if max(total + num_bytes - limit, num_bytes - free) > 0:
                     held, total = total, self._make_room(num_bytes, free, name)
                     free += max(held - total, 0)  # what others have mapped is not free at once; it is counted as such
@@ -334,8 +334,11 @@ class LruFiles:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             time.sleep(10 * _POLL_S)  # until others are done with what they write
 
-    def _free(self, parts: list[Entry]) -> int:
-        """Bytes of the disk that are neither used nor held for what is being written."""
+    def _free(self, parts: list[Entry], enough: int) -> int:
+        """Bytes of the disk that are neither used nor held for what is being written; at least, if that is enough."""
+        free = shutil.disk_usage(self.root).free - _SPARE_BYTES
+        if free - sum(part.num_bytes for part in parts) >= enough:
+            return free - sum(part.num_bytes for part in parts)
         unwritten = 0
         for part in parts:
             written = 0
@@ -344,7 +347,7 @@ class LruFiles:
                     with suppress(FileNotFoundError):
                         written += Path(folder, file).stat(follow_symlinks=False).st_blocks * _BLOCK
             unwritten += max(part.num_bytes - written, 0)
-        return shutil.disk_usage(self.root).free - unwritten - _SPARE_BYTES
+        return free - unwritten
 
     def _make_room(self, num_bytes: int, free: int, holding: str | None) -> int:
         """Remove what was used least recently, so that `num_bytes` more find room; returns the bytes that remain."""
