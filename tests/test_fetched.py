@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -148,9 +149,47 @@ def test_a_limit_holds_while_threads_fetch(snowflake_server, stage, cache):
     assert 0 < most[0] <= limit
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_decoded_blocks_and_fetched_files_share_one_limit(snowflake_server, stage, cache, shuffle):
+    fs = staged_numbers(snowflake_server, [300] * 12)
+    options = {"batch_size": 100, "shuffle": shuffle, "blocks": "disk"}
+    with pytest.raises(SpecError, match=r"with fetched files.*blocks='stream'") as refused:
+        FileSetReader(fs, cache_bytes=1, **options)
+    limit = int(re.search(r"take (\d+) bytes", str(refused.value))[1])
+    most, stop = [0], threading.Event()
+
+    def watch() -> None:
+        while not stop.is_set():
+            most[0] = max(most[0], used_bytes(cache))
+            time.sleep(0.0005)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    reader = FileSetReader(fs, cache_bytes=limit, **options)
+    for epoch in range(4):
+        rows = [row for batch in reader.iter_batches(epoch) for row in batch["id"].tolist()]
+        assert sorted(rows) == list(range(3600))
+    stop.set()
+    watcher.join()
+
+    assert 0 < most[0] <= limit
+    snowflake_server.clear_logs()
+    list(reader.iter_batches(4))
+    assert snowflake_server.fetches().total() == 0  # all blocks are there, and stay
+
+
 def start(what: str, name: str, cache_bytes: int = 0) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-W", "always::ResourceWarning", "-m", "tests.support.fetch_process", what, name, str(cache_bytes)],
+        [
+            sys.executable,
+            "-W",
+            "always::ResourceWarning",
+            "-m",
+            "tests.support.fetch_process",
+            what,
+            name,
+            str(cache_bytes),
+        ],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

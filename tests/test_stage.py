@@ -5,6 +5,9 @@ import http.client
 import io
 import json
 import pickle
+import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from fileset_integrations.errors import (
     FileSetNotFoundError,
     SpecError,
 )
+from tests.support import ROOT
 from tests.support.data import numbered, plain
 from tests.support.snowflake_server import MARK
 from tests.support.staged import PROFILE, STAGE, load_numbers, make_stage, staged_numbers
@@ -235,6 +239,23 @@ def test_delete_removes_its_own_files_and_no_others(snowflake_server, stage, cac
         fs.to_arrow()
     with pytest.raises(FileSetNotFoundError):
         FileSet(connection_name=PROFILE, **PLACE)
+
+
+@pytest.mark.slow
+@pytest.mark.checkout
+def test_the_suite_for_real_accounts_passes_against_the_local_snowflake(snowflake_server, snowflake_profile):
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-n0", "-mlive", f"--connection-name={snowflake_profile}"]
+        + ["tests/test_live.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"\d+ passed", done.stdout)
+    assert not re.search(r"skipped|failed", done.stdout)
 
 
 # --- the command line, and the recipes -------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from fileset_integrations.storage.presigned import Download
 
 Verify = Literal["auto", "strict"]
 
-_FETCHES = 16  # at once; mostly waiting for the network
+_FETCHES = 32  # at once; mostly waiting for the network
 _FILES_AHEAD = 12  # fetched beyond those in use
 _FILES_WANTED = 64  # said to be wanted at once, so that one statement signs the URLs of all
 _REOPENS = 8  # of a file that others evict between fetch and open

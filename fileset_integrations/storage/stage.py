@@ -118,13 +118,15 @@ class StageStorage(Storage):
     def with_cache(self, cache_dir: str | os.PathLike[str] | None, cache_bytes: int | None) -> StageStorage:
         if (cache_dir or self._cache_dir, cache_bytes or self._cache_bytes) == (self._cache_dir, self._cache_bytes):
             return self
-        return StageStorage(
+        other = StageStorage(
             self.location,
             self._session,
             cache_dir or self._cache_dir,
             cache_bytes or self._cache_bytes,
             self._verify,
         )
+        other._remote = self._remote  # what is known of the stage, and the connections to it
+        return other
 
     # --- names ---
 
