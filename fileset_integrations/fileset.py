@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import duckdb
     import tensorflow as tf
 
-    from fileset_integrations.storage.fetching import ReadAhead, Verify
+    from fileset_integrations.storage.fetching import Fetcher, ReadAhead, StageFile, Verify
     from fileset_integrations.torch import FileSetIterableDataset
 
 
@@ -454,6 +454,9 @@ class FileSet:
     def read_ahead(self, files: Iterator[int]) -> ReadAhead | None:
         """Begin to fetch files in the order in which they will be read; None where nothing is fetched."""
         return self._storage.read_ahead(self._root, self._checked(), files) if self.fetches else None
+
+    def _fetch_of(self, file: int) -> tuple[Fetcher, StageFile] | None:
+        return self._storage.fetch_of(self._root, self._checked(), file)
 
     @contextmanager
     def _fetching(self) -> Iterator[None]:

@@ -245,8 +245,10 @@ def test_delete_removes_its_own_files_and_no_others(snowflake_server, stage, cac
 @pytest.mark.checkout
 def test_the_suite_for_real_accounts_passes_against_the_local_snowflake(snowflake_server, snowflake_profile):
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-n0", "-mlive", f"--connection-name={snowflake_profile}"]
-        + ["tests/test_live.py"],
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-n0", "-m", "live"),
+            *(f"--connection-name={snowflake_profile}", "tests/test_live.py"),
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,

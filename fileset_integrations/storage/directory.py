@@ -33,7 +33,7 @@ from fileset_integrations.manifest import MANIFEST_NAME, Manifest
 
 if TYPE_CHECKING:  # they are parts of stages, which load when one is opened
     from fileset_integrations.storage.connecting import SnowflakeSession
-    from fileset_integrations.storage.fetching import ReadAhead, Verify
+    from fileset_integrations.storage.fetching import Fetcher, ReadAhead, StageFile, Verify
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -128,6 +128,11 @@ class Storage(ABC):
     def read_ahead(self, root: str, manifest: Manifest, files: Iterator[int]) -> ReadAhead | None:
         """Begin to fetch files before they are opened, in order; None where nothing is fetched."""
         del root, manifest, files
+        return None
+
+    def fetch_of(self, root: str, manifest: Manifest, file: int) -> tuple[Fetcher, StageFile] | None:
+        """What fetches a file, and what it is called there; None where nothing is fetched."""
+        del root, manifest, file
         return None
 
     def want(self, root: str, manifest: Manifest, files: Iterable[int]) -> None:

@@ -37,7 +37,7 @@ from fileset_integrations.spec import as_int
 from fileset_integrations.storage.connecting import SnowflakeSession
 from fileset_integrations.storage.directory import Storage
 from fileset_integrations.storage.fetched import FetchedFiles, file_key
-from fileset_integrations.storage.fetching import Fetcher, ReadAhead, StageFile, Verify, quietly
+from fileset_integrations.storage.fetching import Fetcher, ReadAhead, StageFile, Verify, read_ahead
 from fileset_integrations.storage.listing import (
     NO_SUCH_OBJECT,
     Listed,
@@ -239,9 +239,10 @@ class StageStorage(Storage):
 
     def read_ahead(self, root: str, manifest: Manifest, files: Iterator[int]) -> ReadAhead:
         fetcher = self._fetching()
-        ahead = fetcher.read_ahead(self._stage_file(root, manifest, file) for file in files)
-        quietly(ahead)
-        return ahead
+        return read_ahead((fetcher, self._stage_file(root, manifest, file)) for file in files)
+
+    def fetch_of(self, root: str, manifest: Manifest, file: int) -> tuple[Fetcher, StageFile]:
+        return self._fetching(), self._stage_file(root, manifest, file)
 
     def want(self, root: str, manifest: Manifest, files: Iterable[int]) -> None:
         """Begin to fetch files that will be opened at once; whoever opens one gets its error."""
