@@ -29,7 +29,7 @@ from fileset_integrations.spec import as_int
 from fileset_integrations.splits import Selection, Share, Split
 from fileset_integrations.storage.connecting import session_of
 from fileset_integrations.storage.copying import copy_snapshot, pull
-from fileset_integrations.storage.directory import Storage, check_name, open_storage
+from fileset_integrations.storage.directory import Storage, check_name, open_storage, split_connection
 from fileset_integrations.storage.footers import readable_groups
 from fileset_integrations.storage.foreign import describe_directory, read_snapshot
 from fileset_integrations.storage.verification import find_problems
@@ -177,7 +177,19 @@ class FileSet:
     def open(
         cls, where: str, storage_options: Mapping[str, Any] | None = None, connection_name: str | None = None
     ) -> FileSet:
-        """Open a FileSet by one text, "LOCATION/NAME", as configs and the command line write it."""
+        """Open a FileSet by one text, "LOCATION/NAME", as configs, data modules and the command line write it.
+
+        Args:
+            where: The text; "@db.schema.stage/dir/NAME?connection_name=PROFILE" names the connection as well, so that
+                whoever is given the text alone, such as another process or a checkpoint, opens it in the same way.
+            storage_options: See `FileSet`.
+            connection_name: See `FileSet`; for texts that name none.
+
+        Raises:
+            The errors of `FileSet`.
+        """
+        where, named = split_connection(where)
+        connection_name = named or connection_name
         location, _, name = where.rstrip("/").rpartition("/")
         if not name:
             raise FileSetLocationError(f"{where!r} is not of the form LOCATION/NAME, such as 'data/filesets/flights'.")

@@ -397,6 +397,26 @@ def is_stage(location: str) -> bool:
     return location.startswith(("@", "sfc://@"))
 
 
+def split_connection(where: str) -> tuple[str, str | None]:
+    """A FileSet's "LOCATION/NAME", and the connection that "?connection_name=PROFILE" after it names; None: none does.
+
+    Raises:
+        FileSetLocationError: Something else follows the name of a FileSet in a stage.
+    """
+    location, slash, name = where.rpartition("/")
+    name, mark, option = name.partition("?")
+    if not (mark and is_stage(where)):
+        return where, None
+    key, _, profile = option.partition("=")
+    if key != "connection_name" or not profile.strip() or "&" in profile:
+        # What follows is not shown: it may be a credential.
+        raise FileSetLocationError(
+            f"{location}{slash}{name}?...: only ?connection_name=PROFILE may follow the name, with a profile in "
+            "connections.toml, which alone holds user and credentials."
+        )
+    return location + slash + name, profile
+
+
 def open_storage(
     location: str | os.PathLike[str],
     storage_options: Mapping[str, Any] | None = None,
