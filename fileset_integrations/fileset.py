@@ -29,7 +29,7 @@ from fileset_integrations.spec import as_int
 from fileset_integrations.splits import Selection, Share, Split
 from fileset_integrations.storage.connecting import session_of
 from fileset_integrations.storage.copying import copy_snapshot, pull
-from fileset_integrations.storage.directory import Storage, check_name, open_storage
+from fileset_integrations.storage.directory import Storage, check_name, open_storage, split_connection
 from fileset_integrations.storage.footers import readable_groups
 from fileset_integrations.storage.foreign import describe_directory, read_snapshot
 from fileset_integrations.storage.verification import find_problems
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import duckdb
     import tensorflow as tf
 
-    from fileset_integrations.storage.fetching import ReadAhead, Verify
+    from fileset_integrations.storage.fetching import Fetcher, ReadAhead, StageFile, Verify
     from fileset_integrations.torch import FileSetIterableDataset
 
 
@@ -177,7 +177,19 @@ class FileSet:
     def open(
         cls, where: str, storage_options: Mapping[str, Any] | None = None, connection_name: str | None = None
     ) -> FileSet:
-        """Open a FileSet by one text, "LOCATION/NAME", as configs and the command line write it."""
+        """Open a FileSet by one text, "LOCATION/NAME", as configs, data modules and the command line write it.
+
+        Args:
+            where: The text; "@db.schema.stage/dir/NAME?connection_name=PROFILE" names the connection as well, so that
+                whoever is given the text alone, such as another process or a checkpoint, opens it in the same way.
+            storage_options: See `FileSet`.
+            connection_name: See `FileSet`; for texts that name none.
+
+        Raises:
+            The errors of `FileSet`.
+        """
+        where, named = split_connection(where)
+        connection_name = named or connection_name
         location, _, name = where.rstrip("/").rpartition("/")
         if not name:
             raise FileSetLocationError(f"{where!r} is not of the form LOCATION/NAME, such as 'data/filesets/flights'.")
@@ -454,6 +466,9 @@ class FileSet:
     def read_ahead(self, files: Iterator[int]) -> ReadAhead | None:
         """Begin to fetch files in the order in which they will be read; None where nothing is fetched."""
         return self._storage.read_ahead(self._root, self._checked(), files) if self.fetches else None
+
+    def _fetch_of(self, file: int) -> tuple[Fetcher, StageFile] | None:
+        return self._storage.fetch_of(self._root, self._checked(), file)
 
     @contextmanager
     def _fetching(self) -> Iterator[None]:

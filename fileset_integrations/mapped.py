@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fileset_integrations.block_files import BlockFileError, BlockFormat
 from fileset_integrations.blocks import Arrays, Block, StreamedBlocks
@@ -19,8 +20,7 @@ from fileset_integrations.errors import FileSetCorruptError, FileSetLocationErro
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.fits import KeptRows
 from fileset_integrations.plan import BlockTable
-from fileset_integrations.storage.cache import cache_root
-from fileset_integrations.storage.lru import LruFiles
+from fileset_integrations.storage.cache import cached_files
 
 _KEEP = 1024  # blocks that stay mapped: address space, and nothing else
 
@@ -39,7 +39,8 @@ class MappedBlocks(StreamedBlocks):
         kept: Rows that the null policy leaves.
         columns: What the tensors are, for the names of the files.
         cache_dir: The cache directory.
-        cache_bytes: Most bytes that the blocks of all FileSets take there; None: what is free.
+        cache_bytes: Most bytes that the blocks of all FileSets take there, together with fetched files; None: what is
+            free.
 
     Raises:
         SpecError: The blocks of this one take more than `cache_bytes`.
@@ -63,12 +64,14 @@ class MappedBlocks(StreamedBlocks):
         self._verified: dict[int, tuple[int, int, int]] = {}  # block -> which file it was
         self._mended: set[int] = set()
         needed = int(self._format.num_bytes(kept.rows).sum())
-        if cache_bytes is not None and needed > cache_bytes:
+        # The files that blocks are made of lie beside them, at least the one in use and the next.
+        fetched = 2 * int(pc.max(fs.manifest.files["bytes"]).as_py() or 0) if fs.fetches else 0
+        if cache_bytes is not None and needed + fetched > cache_bytes:
             raise SpecError(
-                f"cache_bytes={cache_bytes}: the decoded blocks of {fs!r} take {needed} bytes. Pass at least that, or "
-                "blocks='stream'."
+                f"cache_bytes={cache_bytes}: the decoded blocks of {fs!r} take {needed + fetched} bytes"
+                f"{', with fetched files' if fetched else ''}. Pass at least that, or blocks='stream'."
             )
-        self._files = LruFiles(cache_root(cache_dir) / "blocks", cache_bytes)
+        self._files = cached_files(cache_dir, cache_bytes)
         self._files.trim()
         free = shutil.disk_usage(self._files.root).free
         if needed > free and needed > free + (room := sum(entry.num_bytes for entry in self._files.entries())):

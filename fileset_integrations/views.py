@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,9 @@ from fileset_integrations.errors import FileSetCannotDeleteError, SchemaMismatch
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.manifest import Manifest
 from fileset_integrations.splits import PartRows, Selection, Share, Split
+
+if TYPE_CHECKING:
+    from fileset_integrations.storage.fetching import Fetcher, ReadAhead, StageFile
 
 # What is taken where rows are read: a FileSet, a view, "LOCATION/NAME", or a list of these: their concatenation.
 FileSetLike = FileSet | str | Sequence["FileSetLike"]
@@ -197,8 +200,8 @@ class Concatenation(View):
 
     @contextmanager
     def _opened(self, file: int, columns: Sequence[str], dictionaries: Sequence[str]) -> Iterator[pq.ParquetFile]:
-        part = int(np.searchsorted(self._starts, file, side="right")) - 1
-        with self._parts[part]._opened(file - int(self._starts[part]), columns, dictionaries) as parquet:
+        part, own = self._part_of(file)
+        with self._parts[part]._opened(own, columns, dictionaries) as parquet:
             yield parquet
 
     @property
@@ -211,17 +214,30 @@ class Concatenation(View):
             return self
         return Concatenation([part.with_cache(cache_dir, cache_bytes) for part in self._parts])
 
-    def read_ahead(self, files: Iterator[int]) -> None:
-        """Nothing is fetched ahead of a list: its FileSets may lie in several places."""
-        del files
+    def read_ahead(self, files: Iterator[int]) -> ReadAhead | None:
+        """Begin to fetch files in the order in which they will be read, wherever each lies."""
+        if not self.fetches:
+            return None
+        from fileset_integrations.storage.fetching import read_ahead  # a part of stages, which load when one is opened
+
+        found = (self._fetch_of(file) for file in files)
+        return read_ahead(fetch for fetch in found if fetch is not None)
+
+    def _fetch_of(self, file: int) -> tuple[Fetcher, StageFile] | None:
+        part, own = self._part_of(file)
+        return self._parts[part]._fetch_of(own)
+
+    def _part_of(self, file: int) -> tuple[int, int]:
+        """Which FileSet a file belongs to, and its number there."""
+        part = int(np.searchsorted(self._starts, file, side="right")) - 1
+        return part, file - int(self._starts[part])
 
     def want(self, files: Iterable[int]) -> None:
         wanted: dict[int, list[int]] = {}
-        for file in files:
-            part = int(np.searchsorted(self._starts, file, side="right")) - 1
-            wanted.setdefault(part, []).append(file - int(self._starts[part]))
-        for part, own in wanted.items():
-            self._parts[part].want(own)
+        for part, own in map(self._part_of, files):
+            wanted.setdefault(part, []).append(own)
+        for part, owns in wanted.items():
+            self._parts[part].want(owns)
 
     def pull(self, *, progress: bool = True) -> None:
         """Fetch the files of each."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fileset_integrations import FileSet
+from fileset_integrations import FileSet, FileSetReader
 from fileset_integrations.errors import (
     FileSetError,
     FileSetLocationError,
@@ -18,6 +18,7 @@ from fileset_integrations.errors import (
 from fileset_integrations.storage.connecting import SnowflakeSession, refuse_secrets, session
 from fileset_integrations.storage.fetching import Fetcher
 from fileset_integrations.storage.stage import StageStorage
+from tests.support.data import numbered
 from tests.support.snowflake_server import MARK, PASSWORD
 from tests.support.staged import PROFILE, STAGE, load_numbers, staged_numbers
 
@@ -52,6 +53,49 @@ def test_by_the_default_profile_where_nothing_is_said(snowflake_server, stage, c
     monkeypatch.setenv("SNOWFLAKE_DEFAULT_CONNECTION_NAME", "mine")
 
     assert FileSet(**PLACE).num_rows == 5
+
+
+def test_by_the_profile_that_a_text_names_wherever_a_text_is_taken(snowflake_server, stage, cache, tmp_path):
+    staged_numbers(snowflake_server, [5, 5])
+    here = numbered(tmp_path, [3])
+    text = f"{STAGE}/sets/numbers?connection_name={PROFILE}"  # there is no default profile
+
+    assert FileSet.open(text).num_rows == 10
+    assert FileSetReader(text, batch_size=5).fileset.name == "numbers"
+    both = FileSetReader([text, here], batch_size=13, drop_last_batch=False)
+    assert next(iter(both))["id"].tolist() == [*range(10), *range(3)]
+    with pytest.raises(FileSetLocationError, match="Cannot connect"):
+        FileSet.open(text.partition("?")[0])
+    assert FileSet.open(text.partition("?")[0], connection_name=PROFILE).num_rows == 10
+    assert FileSet.open(text, connection_name="another").num_rows == 10
+
+
+@pytest.mark.slow
+def test_lightning_takes_such_a_text_and_keeps_it_for_checkpoints(snowflake_server, stage, cache):
+    pytest.importorskip("lightning")
+    from fileset_integrations.lightning import FileSetDataModule
+
+    staged_numbers(snowflake_server, [5, 5])
+    text = f"{STAGE}/sets/numbers?connection_name={PROFILE}"
+
+    data = FileSetDataModule(train=[text], val=[text, text], batch_size=5)
+    data.setup()
+
+    assert [len(batch["id"]) for batch in data.train_dataloader()] == [5, 5]
+    assert [len(loader) for loader in data.val_dataloader()] == [2, 2]
+    again = FileSetDataModule(train=data.hparams["train"], batch_size=5)
+    again.setup()
+    assert len(again.train_dataloader()) == 2
+
+
+@pytest.mark.parametrize(
+    "option", [f"password={MARK}", f"connection_name=dev&token={MARK}", "connection_name=", "dev", ""]
+)
+def test_nothing_else_may_follow_the_name_and_none_of_it_is_told(option):
+    with pytest.raises(FileSetLocationError, match=r"numbers\?\.\.\.: only \?connection_name=PROFILE") as caught:
+        FileSet.open(f"{STAGE}/sets/numbers?{option}")
+
+    assert MARK not in str(caught.value)
 
 
 def test_a_profile_that_is_not_there_is_named(stage):

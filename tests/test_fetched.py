@@ -1,9 +1,9 @@
 """The cache of fetched files: shared by processes, within its limit, whole after anything."""
 
-import contextlib
 import hashlib
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -12,14 +12,14 @@ import threading
 import time
 from pathlib import Path
 
-import filelock
 import pytest
 
 from fileset_integrations import FileSet, FileSetReader
 from fileset_integrations.errors import FileSetLocationError, FileSetNotFoundError, SpecError
 from fileset_integrations.storage.fetched import FetchedFiles, file_key
+from fileset_integrations.storage.lru import LruFiles
 from tests.support import ROOT, count
-from tests.support.staged import PROFILE, STAGE, load_numbers, staged_numbers
+from tests.support.staged import PROFILE, STAGE, fetched_files, load_numbers, staged_numbers
 
 
 def digest(data: bytes) -> str:
@@ -27,28 +27,25 @@ def digest(data: bytes) -> str:
 
 
 def keep(files: FetchedFiles, data: bytes) -> str:
-    with files.room(len(data)) as folder:
-        (folder / "data").write_bytes(data)
-        files.keep(folder / "data", digest(data))
+    key = digest(data + b"key")
+    with files.locked(key), files.room(key, len(data)) as room:
+        (room.folder / "data").write_bytes(data)
+        files.keep(room, room.folder / "data", digest(data))
     return digest(data)
 
 
 def used_bytes(root: Path) -> int:
-    """Bytes of all files in the cache and on their way, at one moment."""
-    if not (root / "files").exists():
+    """Bytes of all files in the cache and on their way, as they lie on the disk at one moment."""
+    files = root / "files"
+    if not (files / ".lock").exists():
         return 0
-    sizes: dict[int, int] = {}  # by inode: a file that is renamed meanwhile is seen under both names
-    # Under the lock, since nothing is removed for others meanwhile.
-    with filelock.FileLock(root / "files" / "room.lock", poll_interval=0.001):
-        for folder, _, names in os.walk(root / "files"):
-            if folder.endswith(("locks", "files")) or "/index" in folder:
-                continue
-            for name in names:
-                with contextlib.suppress(FileNotFoundError):
-                    stat = (Path(folder) / name).stat()
-                    if name != "lease":
-                        sizes[stat.st_ino] = stat.st_size
-    return sum(sizes.values())
+    with LruFiles(files)._total_lock():
+        return sum(
+            (Path(folder) / name).stat().st_size
+            for folder, _, names in os.walk(files)
+            for name in names
+            if Path(folder).name != "locks" and name not in (".lock", ".total")
+        )
 
 
 def test_what_is_kept_is_found_under_its_content(cache):
@@ -77,7 +74,7 @@ def test_the_files_used_longest_ago_make_room(cache):
     files = FetchedFiles(None, 30)
     names = [keep(files, bytes([number]) * 10) for number in range(3)]
     for age, name in zip((300, 100, 200), names, strict=True):
-        path = files.root / "objects" / name[:2] / name
+        path = cache / "files" / name[:2] / name
         os.utime(path, (time.time() - age,) * 2)
 
     new = keep(files, b"n" * 10)
@@ -90,10 +87,10 @@ def test_what_is_on_its_way_counts(cache):
     waited = threading.Event()
 
     def fetch() -> None:
-        with files.room(20):
+        with files.locked("b" * 64), files.room("b" * 64, 20):
             waited.set()
 
-    with files.room(20):
+    with files.locked("a" * 64), files.room("a" * 64, 20):
         other = threading.Thread(target=fetch)
         other.start()
         assert not waited.wait(0.3)  # 20 + 20 is more than 30
@@ -105,14 +102,14 @@ def test_what_is_on_its_way_counts(cache):
 def test_one_file_larger_than_the_limit_is_refused(cache):
     with (
         pytest.raises(SpecError, match=r"cache_bytes=10: one file alone takes 11 bytes"),
-        FetchedFiles(None, 10).room(11),
+        FetchedFiles(None, 10).room("a" * 64, 11),
     ):
         pass
 
 
 def test_what_others_put_there_stays(cache):
     files = FetchedFiles(None, 10)
-    foreign = files.root / "objects" / "ab" / "notes.txt"
+    foreign = cache / "files" / "ab" / "notes.txt"
     foreign.parent.mkdir()
     foreign.write_text("mine")
 
@@ -126,7 +123,7 @@ def test_the_folder_is_for_its_owner_alone(cache):
     files = FetchedFiles(None, None)
     name = keep(files, b"abc")
 
-    assert [(folder.stat().st_mode & 0o777) for folder in (cache, files.root, files.root / "objects" / name[:2])] == [
+    assert [(folder.stat().st_mode & 0o777) for folder in (cache, cache / "files", cache / "files" / name[:2])] == [
         0o700
     ] * 3
 
@@ -152,9 +149,47 @@ def test_a_limit_holds_while_threads_fetch(snowflake_server, stage, cache):
     assert 0 < most[0] <= limit
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_decoded_blocks_and_fetched_files_share_one_limit(snowflake_server, stage, cache, shuffle):
+    fs = staged_numbers(snowflake_server, [300] * 12)
+    options = {"batch_size": 100, "shuffle": shuffle, "blocks": "disk"}
+    with pytest.raises(SpecError, match=r"with fetched files.*blocks='stream'") as refused:
+        FileSetReader(fs, cache_bytes=1, **options)
+    limit = int(re.search(r"take (\d+) bytes", str(refused.value))[1])
+    most, stop = [0], threading.Event()
+
+    def watch() -> None:
+        while not stop.is_set():
+            most[0] = max(most[0], used_bytes(cache))
+            time.sleep(0.0005)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    reader = FileSetReader(fs, cache_bytes=limit, **options)
+    for epoch in range(4):
+        rows = [row for batch in reader.iter_batches(epoch) for row in batch["id"].tolist()]
+        assert sorted(rows) == list(range(3600))
+    stop.set()
+    watcher.join()
+
+    assert 0 < most[0] <= limit
+    snowflake_server.clear_logs()
+    list(reader.iter_batches(4))
+    assert snowflake_server.fetches().total() == 0  # all blocks are there, and stay
+
+
 def start(what: str, name: str, cache_bytes: int = 0) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.support.fetch_process", what, name, str(cache_bytes)],
+        [
+            sys.executable,
+            "-W",
+            "always::ResourceWarning",
+            "-m",
+            "tests.support.fetch_process",
+            what,
+            name,
+            str(cache_bytes),
+        ],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -163,7 +198,7 @@ def start(what: str, name: str, cache_bytes: int = 0) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_four_processes_on_one_cache_fetch_each_file_once(snowflake_server, stage, cache):
+def test_four_processes_on_one_cache_fetch_each_file_once_and_leave_nothing_open(snowflake_server, stage, cache):
     fs = staged_numbers(snowflake_server, [20] * 12)
     snowflake_server.fault("latency", file="data_", delay=0.05, times=-1)
     snowflake_server.clear_logs()
@@ -172,6 +207,7 @@ def test_four_processes_on_one_cache_fetch_each_file_once(snowflake_server, stag
     outputs = [process.communicate(timeout=120) for process in processes]
 
     assert [out.split()[-1] for out, _ in outputs] == ["240"] * 4, [err for _, err in outputs]
+    assert [err for _, err in outputs if "ResourceWarning" in err] == []
     run = fs.files()[0].split("/")[-2]
     assert {path: times for path, times in snowflake_server.fetches().items() if run in path and times != 1} == {}
     assert len([path for path in snowflake_server.fetches() if run in path]) == 12
@@ -192,16 +228,14 @@ def test_killed_fetches_leave_nothing_that_is_not_whole(snowflake_server, stage,
 
     for _ in range(count(5, 30)):
         kill_at_some_moment(start("fetch", "numbers"), 0.4, draw)
-        objects = [path for path in (cache / "files" / "objects").rglob("*") if path.is_file()]
-        assert all(digest(path.read_bytes()) == path.name for path in objects)
+        assert all(digest(path.read_bytes()) == path.name for path in fetched_files(cache))
         if draw.random() < 0.5:
-            shutil.rmtree(cache / "files" / "objects")
-            (cache / "files" / "objects").mkdir()
+            shutil.rmtree(cache / "files")
 
     reader = FileSetReader(fs, batch_size=20, drop_last_batch=False, cache_bytes=2 * fs.manifest.num_bytes)
     assert [row for batch in reader.iter_batches() for row in batch["id"].tolist()] == list(range(240))
-    FetchedFiles(None, None)._on_their_way()
-    assert list((cache / "files" / "partial").iterdir()) == []  # whoever takes room removes what was left
+    LruFiles(cache / "files", 0).trim()
+    assert LruFiles(cache / "files").entries() == []  # whoever makes room removes what was left
 
 
 @pytest.mark.slow
@@ -240,7 +274,7 @@ def test_a_full_disk_is_a_clear_error_and_is_recovered_from(small_disk, snowflak
     fs = staged_numbers(snowflake_server, [2000, 2000])
     (small_disk / "other").write_bytes(bytes(360_000))
 
-    with pytest.raises(FileSetLocationError, match=r"no room for a file of \d+ bytes.*cache_dir"):
+    with pytest.raises(FileSetLocationError, match=r"the disk is full; \d+ bytes more.*cache_dir"):
         fs.to_arrow()
 
     (small_disk / "other").unlink()
@@ -260,5 +294,5 @@ def test_a_cache_that_cannot_be_made_is_a_clear_error(snowflake_server, stage, c
     cache.mkdir()
     (cache / "files").write_text("in the way")
 
-    with pytest.raises(FileSetLocationError, match=r"files: cannot be made.*cache_dir"):
+    with pytest.raises(FileSetLocationError, match=r"files: cannot make the folder.*cache_dir"):
         fs.to_arrow()

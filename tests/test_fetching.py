@@ -15,7 +15,7 @@ from fileset_integrations import FileSet, FileSetReader
 from fileset_integrations.errors import FileSetCorruptError, FileSetFetchError, StageFileNotFoundError
 from fileset_integrations.storage import presigned
 from tests.support.snowflake_server import MARK
-from tests.support.staged import PROFILE, STAGE, make_stage, staged_numbers
+from tests.support.staged import PROFILE, STAGE, fetched_files, make_stage, staged_numbers
 
 ROWS = [40, 40, 40]
 FILE = "data_0_1_0"  # the one that faults strike
@@ -33,9 +33,9 @@ def read(fs: FileSet) -> list[int]:
 
 def unverified(cache) -> list[str]:
     """Names of cached files that are not the sha256 of their content, and of what is left half done."""
-    objects = [path for path in (cache / "files" / "objects").rglob("*") if path.is_file()]
-    wrong = [path.name for path in objects if hashlib.sha256(path.read_bytes()).hexdigest() != path.name]
-    return wrong + [path.name for path in (cache / "files" / "partial").iterdir()]
+    cached = fetched_files(cache)
+    wrong = [path.name for path in cached if hashlib.sha256(path.read_bytes()).hexdigest() != path.name]
+    return wrong + [path.name for path in (cache / "files" / "parts").iterdir()]
 
 
 def shown(error: BaseException | None) -> str:
@@ -146,9 +146,8 @@ def test_a_byte_that_was_altered_in_the_stage_is_found_by_the_manifests_digest(s
 def test_and_by_the_digest_of_an_earlier_fetch(snowflake_server, stage, cache):
     fs = staged_numbers(snowflake_server, ROWS)
     read(fs)
-    for path in (cache / "files" / "objects").rglob("*"):
-        if path.is_file():
-            path.unlink()
+    for path in fetched_files(cache):
+        path.unlink()
     stored = next(file for file in snowflake_server.files(f"{STAGE}/sets/numbers/") if FILE in file.path)
     snowflake_server.put(f"{STAGE}/{stored.path}", flip(stored.read(), 400))
 

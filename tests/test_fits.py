@@ -71,7 +71,7 @@ def test_everything_is_kept_in_the_cache_directory_and_nothing_beside_the_data(t
     list(one)
 
     assert tree(tmp_path / "data") == before
-    assert {name.split("/")[0] for name in tree(cache)} == {"columns", "kept", "blocks"}
+    assert {name.split("/")[0] for name in tree(cache)} == {"columns", "kept", "files"}
     assert stat.S_IMODE(cache.stat().st_mode) == 0o700
     assert not [name for name in tree(cache) if name.endswith((".pkl", ".pickle"))]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fileset_integrations.errors import FileSetLocationError, SpecError
-from fileset_integrations.storage.lru import LruFiles
+from fileset_integrations.storage.lru import _SPARE_BYTES, LruFiles
 from tests.support import count
 
 
@@ -125,7 +125,7 @@ def test_without_a_limit_the_least_recently_used_go_when_the_disk_is_short_of_ro
     files = LruFiles(tmp_path / "root")
     for number in range(3):
         get(files, number)
-    usage = shutil.disk_usage(tmp_path)._replace(free=50)
+    usage = shutil.disk_usage(tmp_path)._replace(free=_SPARE_BYTES + 50)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
 
     assert get(files, 3, num_bytes=200) == content(3, 200)

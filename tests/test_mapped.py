@@ -51,7 +51,7 @@ WAYS = [in_order, by_index]
 
 def block_paths(tmp_path) -> dict[int, Path]:
     """The file of each block."""
-    return {int(path.name.split("-")[1]): path for path in (tmp_path / "cache" / "blocks").glob("??/*-*")}
+    return {int(path.name.split("-")[1]): path for path in (tmp_path / "cache" / "files").glob("??/*-*")}
 
 
 def least_bytes(fs, tmp_path) -> int:
@@ -124,7 +124,7 @@ def test_a_disk_that_does_not_keep_what_is_written_is_an_error_after_one_more_tr
     monkeypatch.setattr(LruFiles, "add", unsound)
     reader = a_reader(fs, tmp_path)
 
-    with pytest.raises(FileSetCorruptError, match=r"cache/blocks: .* twice.*cache_dir="):
+    with pytest.raises(FileSetCorruptError, match=r"cache/files: .* twice.*cache_dir="):
         for _ in range(3):  # while a block is made, its rows are at hand
             assert sorted(row for batch in way(reader) for row in batch) == list(range(sum(FILE_ROWS)))
 
@@ -135,7 +135,7 @@ def test_a_disk_that_does_not_keep_what_is_written_is_an_error_after_one_more_tr
 def test_blocks_of_other_snapshots_make_room_within_the_limit(tmp_path):
     first, second = (numbered(tmp_path / name, [rows] * 8) for name, rows in (("first", 40), ("second", 41)))
     limit = least_bytes(second, tmp_path) * 5 // 4
-    blocks = LruFiles(tmp_path / "cache" / "blocks")
+    blocks = LruFiles(tmp_path / "cache" / "files")
 
     for fs in (first, second, second, first):
         reader = a_reader(fs, tmp_path, cache_bytes=limit)
@@ -179,7 +179,7 @@ def test_a_limit_below_what_is_there_is_kept_from_the_start(tmp_path):
 
     a_reader(second, tmp_path, cache_bytes=limit)
 
-    assert sum(entry.num_bytes for entry in LruFiles(tmp_path / "cache" / "blocks").entries()) <= limit
+    assert sum(entry.num_bytes for entry in LruFiles(tmp_path / "cache" / "files").entries()) <= limit
 
 
 # --- a full disk -----------------------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def test_a_disk_that_fills_up_is_a_clear_error_that_leaves_nothing_half_written(
     for _ in range(2):
         with pytest.raises(FileSetLocationError, match=r"the disk is full; \d+ bytes more .* cache_dir="):
             way(reader)
-    assert [entry for entry in LruFiles(small_disk / "blocks").entries() if not entry.complete] == []
+    assert [entry for entry in LruFiles(small_disk / "files").entries() if not entry.complete] == []
 
     filler.unlink()
     assert way(reader) == expected

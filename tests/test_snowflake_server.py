@@ -311,6 +311,10 @@ def test_the_queries_that_a_fileset_needs(ask):
         ("regexp_like('N123', 'N[0-9]+')", True),
         ("equal_null(null, null) and startswith('abc', 'a')", True),
         ("try_to_number('x')", None),
+        ("to_binary('00FF', 'HEX')", b"\x00\xff"),
+        ("to_binary('00ff')", b"\x00\xff"),
+        ("to_binary('é', 'utf-8')", "é".encode()),
+        ("to_binary('AP8=', 'base64')", b"\x00\xff"),
     ],
 )
 def test_functions_of_snowflakes_own(ask, expression, value):

@@ -1,8 +1,14 @@
 """Stages as homes of FileSets, over the genuine connector."""
 
+import gc
+import http.client
 import io
 import json
 import pickle
+import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import duckdb
@@ -20,6 +26,7 @@ from fileset_integrations.errors import (
     FileSetNotFoundError,
     SpecError,
 )
+from tests.support import ROOT
 from tests.support.data import numbered, plain
 from tests.support.snowflake_server import MARK
 from tests.support.staged import PROFILE, STAGE, load_numbers, make_stage, staged_numbers
@@ -100,9 +107,35 @@ def test_parts_and_lists_are_read_from_a_stage_too(snowflake_server, stage, tmp_
         assert batches[0] == batches[1]
         assert plain(readers[0].batch(2)) == plain(readers[1].batch(2))
         readers[0].fileset.pull()
-    assert (tmp_path / "other" / "files" / "objects").exists()
+    assert (tmp_path / "other" / "files" / "parts").exists()
     with pytest.raises(SpecError, match="is a view, which is not copied"):
         there[0].split(train=0.7, val=0.3)["train"].copy_to(tmp_path)
+
+
+def test_connections_are_closed_as_soon_as_nobody_holds_the_fileset(snowflake_server, stage, cache, monkeypatch):
+    opened, connect = [], http.client.HTTPConnection.connect
+
+    def noted(connection):
+        connect(connection)
+        opened.append(connection)
+
+    monkeypatch.setattr(http.client.HTTPConnection, "connect", noted)
+    fs = staged_numbers(snowflake_server, [20] * 6)
+    of_others = len(opened)
+    reader = FileSetReader(fs, batch_size=20)
+    for _ in reader.iter_batches():
+        pass
+    assert {connection.sock is None for connection in opened[of_others:]} == {False}
+
+    gc.disable()
+    try:
+        del fs, reader
+        until = time.monotonic() + 10  # threads that fetched may hold it for a moment
+        while any(connection.sock is not None for connection in opened[of_others:]) and time.monotonic() < until:
+            time.sleep(0.01)
+        assert {connection.sock is None for connection in opened[of_others:]} == {True}
+    finally:
+        gc.enable()
 
 
 # --- copies ----------------------------------------------------------------------------------------------------------
@@ -206,6 +239,25 @@ def test_delete_removes_its_own_files_and_no_others(snowflake_server, stage, cac
         fs.to_arrow()
     with pytest.raises(FileSetNotFoundError):
         FileSet(connection_name=PROFILE, **PLACE)
+
+
+@pytest.mark.slow
+@pytest.mark.checkout
+def test_the_suite_for_real_accounts_passes_against_the_local_snowflake(snowflake_server, snowflake_profile):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-n0", "-m", "live"),
+            *(f"--connection-name={snowflake_profile}", "tests/test_live.py"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"\d+ passed", done.stdout)
+    assert not re.search(r"skipped|failed", done.stdout)
 
 
 # --- the command line, and the recipes -------------------------------------------------------------------------------

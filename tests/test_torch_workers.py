@@ -123,7 +123,7 @@ def _lose_files(fs):
 
 
 def blocks_on_disk(tmp_path) -> list[int]:
-    entries = LruFiles(tmp_path / "cache" / "blocks").entries()
+    entries = LruFiles(tmp_path / "cache" / "files").entries()
     assert all(entry.complete for entry in entries)
     return sorted(int(entry.name.split("-")[1]) for entry in entries)
 
@@ -167,7 +167,7 @@ def test_workers_keep_blocks_as_they_are_told_to(blocks, tmp_path):
 
     list(loader(dataset, num_workers=2))
 
-    assert not (tmp_path / "cache" / "blocks").exists()
+    assert not (tmp_path / "cache" / "files").exists()
     _lose_files(fs)
     assert ".parquet" in failure_of(loader(dataset, num_workers=2), FileSetCorruptError)
 

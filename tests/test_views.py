@@ -1,6 +1,7 @@
 """Views: parts of a split, and several FileSets as one, wherever a FileSet is taken."""
 
 import pickle
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,7 @@ from fileset_integrations.errors import (
 from fileset_integrations.views import as_fileset
 from tests.support.data import fileset_of, ids, numbered
 from tests.support.reference import epoch_order
+from tests.support.staged import staged_numbers
 
 FILE_ROWS = (7, 0, 1, 12, 9, 1, 1)
 ROWS = sum(FILE_ROWS)  # 31
@@ -390,3 +392,63 @@ def test_lists_of_another_schema_are_refused_by_column_and_fileset(tmp_path):
         FileSetReader([base, fewer], batch_size=1)
     with pytest.raises(SchemaMismatchError, match=r"columns of .*turned'\) come in another order than those of .*base"):
         as_fileset([base, turned])
+
+
+# --- in stages -------------------------------------------------------------------------------------------------------
+
+
+def in_several_places(server, tmp_path) -> list[FileSet]:
+    """FileSets of 2 files each: in the stage, in a directory, in the stage again."""
+    return [
+        staged_numbers(server, [20, 20], "first"),
+        numbered(tmp_path / "here", [20, 20]),
+        staged_numbers(server, [20, 20], "last"),
+    ]
+
+
+def fetched(server) -> list[str]:
+    """The data files whose bytes were asked for, each as often as it was, in order."""
+    seen = [one["file"] for one in server.requests() if one["method"] == "GET" and "data_" in (one["file"] or "")]
+    return [f"{file.split('/')[1]} {file.rsplit('data_0_')[1][0]}" for file in seen]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_files_of_a_list_are_fetched_ahead_across_its_filesets(
+    snowflake_server, stage, cache, tmp_path, monkeypatch, nested
+):
+    monkeypatch.setattr("fileset_integrations.storage.fetching._FILES_AHEAD", 3)
+    first, here, last = in_several_places(snowflake_server, tmp_path)
+    both = as_fileset([[first, here], last] if nested else [first, here, last])
+    snowflake_server.clear_logs()
+
+    def comes_to(files: list[str]) -> bool:
+        until = time.monotonic() + 30
+        while sorted(fetched(snowflake_server)) != files and time.monotonic() < until:
+            time.sleep(0.01)
+        return sorted(fetched(snowflake_server)) == files
+
+    ahead = both.read_ahead(iter(range(6)))
+    try:
+        assert comes_to(["first 0", "first 1", "last 0"])  # those between need no fetching
+        both.read_file(0, ["id"])
+        assert comes_to(["first 0", "first 1", "last 0", "last 1"])
+    finally:
+        ahead.close()
+
+    rows = [row for batch in FileSetReader(both, batch_size=10).iter_batches() for row in batch["id"].tolist()]
+    assert rows == [*range(40)] * 3
+    assert len(fetched(snowflake_server)) == 4
+
+
+def test_a_shuffled_list_and_a_part_come_from_stages_as_from_directories(snowflake_server, stage, cache, tmp_path):
+    first, here, last = in_several_places(snowflake_server, tmp_path)
+    part = last.split(train=0.5, val=0.5)["train"]
+    copies = [numbered(tmp_path / "a", [20, 20]), here, numbered(tmp_path / "b", [20, 20]).split(train=0.5, val=0.5)]
+
+    there = FileSetReader([first, here, part], **ORDER, streams=2)
+    expected = FileSetReader([copies[0], here, copies[2]["train"]], **ORDER, streams=2)
+
+    for epoch in range(2):
+        assert ids(there.iter_batches(epoch)) == ids(expected.iter_batches(epoch))
+    files = fetched(snowflake_server)
+    assert sorted(set(files)) == sorted(files) == ["first 0", "first 1", "last 0", "last 1"]

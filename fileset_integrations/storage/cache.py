@@ -1,4 +1,4 @@
-"""The cache directory: what was computed of a snapshot once and is true for ever, such as fitted vocabularies."""
+"""The cache directory: what was fetched or computed of a snapshot once and is true for ever."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from fileset_integrations.errors import FileSetLocationError
+from fileset_integrations.storage.lru import LruFiles
 
 
 def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -30,6 +31,19 @@ def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
             f"{root}: cannot make the cache directory ({error.strerror}). Pass cache_dir=, or set FILESET_CACHE_DIR."
         ) from error
     return root
+
+
+def cached_files(cache_dir: str | os.PathLike[str] | None, max_bytes: int | None) -> LruFiles:
+    """Fetched files and decoded blocks, for which one limit holds.
+
+    Args:
+        cache_dir: As of `cache_root`.
+        max_bytes: Most bytes that they take together, those on their way included; None: what is free on the disk.
+
+    Raises:
+        FileSetLocationError: The folder cannot be made.
+    """
+    return LruFiles(cache_root(cache_dir) / "files", max_bytes)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -33,7 +33,7 @@ from fileset_integrations.manifest import MANIFEST_NAME, Manifest
 
 if TYPE_CHECKING:  # they are parts of stages, which load when one is opened
     from fileset_integrations.storage.connecting import SnowflakeSession
-    from fileset_integrations.storage.fetching import ReadAhead, Verify
+    from fileset_integrations.storage.fetching import Fetcher, ReadAhead, StageFile, Verify
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -128,6 +128,11 @@ class Storage(ABC):
     def read_ahead(self, root: str, manifest: Manifest, files: Iterator[int]) -> ReadAhead | None:
         """Begin to fetch files before they are opened, in order; None where nothing is fetched."""
         del root, manifest, files
+        return None
+
+    def fetch_of(self, root: str, manifest: Manifest, file: int) -> tuple[Fetcher, StageFile] | None:
+        """What fetches a file, and what it is called there; None where nothing is fetched."""
+        del root, manifest, file
         return None
 
     def want(self, root: str, manifest: Manifest, files: Iterable[int]) -> None:
@@ -390,6 +395,26 @@ def _sync(path: Path) -> None:
 def is_stage(location: str) -> bool:
     """Whether a location is a place in a Snowflake stage; "sfc://@..." is Snowpark ML's way to write one."""
     return location.startswith(("@", "sfc://@"))
+
+
+def split_connection(where: str) -> tuple[str, str | None]:
+    """A FileSet's "LOCATION/NAME", and the connection that "?connection_name=PROFILE" after it names; None: none does.
+
+    Raises:
+        FileSetLocationError: Something else follows the name of a FileSet in a stage.
+    """
+    location, slash, name = where.rpartition("/")
+    name, mark, option = name.partition("?")
+    if not (mark and is_stage(where)):
+        return where, None
+    key, _, profile = option.partition("=")
+    if key != "connection_name" or not profile.strip() or "&" in profile:
+        # What follows is not shown: it may be a credential.
+        raise FileSetLocationError(
+            f"{location}{slash}{name}?...: only ?connection_name=PROFILE may follow the name, with a profile in "
+            "connections.toml, which alone holds user and credentials."
+        )
+    return location + slash + name, profile
 
 
 def open_storage(

@@ -30,7 +30,7 @@ from fileset_integrations.storage.presigned import Download
 
 Verify = Literal["auto", "strict"]
 
-_FETCHES = 16  # at once; mostly waiting for the network
+_FETCHES = 32  # at once; mostly waiting for the network
 _FILES_AHEAD = 12  # fetched beyond those in use
 _FILES_WANTED = 64  # said to be wanted at once, so that one statement signs the URLs of all
 _REOPENS = 8  # of a file that others evict between fetch and open
@@ -168,11 +168,14 @@ class Fetcher:
                 raise
             done(file)
 
-    def read_ahead(self, files: Iterator[StageFile]) -> ReadAhead:
-        """Fetch files before they are opened, in order, a few at a time."""
-        ahead = ReadAhead(self, files, None if self._cache.limit is None else self._cache.limit // 4)
+    @property
+    def ahead_bytes(self) -> int | None:
+        """Most bytes of files that are fetched before they are opened; None: any."""
+        return None if self._cache.limit is None else self._cache.limit // 4
+
+    def tell(self, ahead: ReadAhead) -> None:
+        """Tell `ahead` of every file that is opened, for as long as it lives."""
         self._aheads.add(ahead)
-        return ahead
 
     def want(self, files: Iterable[StageFile]) -> None:
         """Say which files will be fetched."""
@@ -195,17 +198,17 @@ class Fetcher:
 
     def _attempt(self, file: StageFile, expected: str | None) -> _Outcome:
         twice = expected is None and self._verify == "strict"
-        with self._cache.room(file.size * (2 if twice else 1)) as folder:
-            target = folder / "data"
+        with self._cache.room(file.key, file.size * (2 if twice else 1)) as room:
+            target = room.folder / "data"
             download = self._remote.download(file.path, target, file.size, with_md5=expected is None)
             problem = self._problem(file, target, download, expected)
             if problem is None and twice:
-                second = self._remote.download(file.path, folder / "again", file.size, with_md5=False)
+                second = self._remote.download(file.path, room.folder / "again", file.size, with_md5=False)
                 if second.sha256 != download.sha256:
                     problem = "it came with other bytes the second time"
             if problem is not None:
                 return _Outcome(False, problem)
-            self._cache.keep(target, download.sha256)
+            self._cache.keep(room, target, download.sha256)
             self._cache.remember(file.key, download.sha256)
             return _Outcome(True, download.sha256)
 
@@ -249,14 +252,12 @@ class ReadAhead:
     """Files fetched before they are opened: a few beyond those that were, until `close`.
 
     Args:
-        fetcher: Fetches them.
-        files: The files in the order in which they will be opened.
-        max_bytes: Bound for those that are fetched and not yet opened; None: none.
+        files: The files in the order in which they will be opened, and what fetches each.
     """
 
-    def __init__(self, fetcher: Fetcher, files: Iterator[StageFile], max_bytes: int | None) -> None:
-        self._fetcher, self._files, self._max_bytes = fetcher, files, max_bytes
-        self._next: deque[StageFile] = deque()
+    def __init__(self, files: Iterator[tuple[Fetcher, StageFile]]) -> None:
+        self._files = files
+        self._next: deque[tuple[Fetcher, StageFile]] = deque()
         self._lock = threading.Lock()
         self._ahead: OrderedDict[str, tuple[int, Future[str] | None]] = OrderedDict()
         self._seen: set[str] = set()
@@ -279,19 +280,30 @@ class ReadAhead:
 
     def _fill(self) -> None:
         while not self._closed and len(self._ahead) < _FILES_AHEAD:
-            if self._max_bytes is not None and self._bytes >= self._max_bytes:
+            if not self._next and not self._look():
                 return
-            if not self._next:
-                self._next.extend(islice(self._files, _FILES_WANTED))
-                self._fetcher.want(file for file in self._next if not self._fetcher.cached(file))
-                if not self._next:
-                    return
-            file = self._next.popleft()
+            fetcher, file = self._next[0]
+            if fetcher.ahead_bytes is not None and self._bytes >= fetcher.ahead_bytes:
+                return
+            self._next.popleft()
             if file.key in self._seen or file.key in self._ahead:
                 continue
-            future = None if self._fetcher.cached(file) else self._fetcher.submit(file)
+            future = None if fetcher.cached(file) else fetcher.submit(file)
             self._ahead[file.key] = (file.size, future)
             self._bytes += file.size
+
+    def _look(self) -> bool:
+        """Look at the next files; False: there are no more."""
+        self._next.extend(islice(self._files, _FILES_WANTED))
+        wanted: dict[Fetcher, list[StageFile]] = {}
+        for fetcher, file in self._next:
+            if not fetcher.cached(file):
+                wanted.setdefault(fetcher, []).append(file)
+        for fetcher, files in wanted.items():
+            fetcher.want(files)
+        for fetcher in {fetcher for fetcher, _ in self._next}:
+            fetcher.tell(self)
+        return bool(self._next)
 
     def close(self) -> None:
         """Fetch no more than what is under way."""
@@ -303,7 +315,13 @@ class ReadAhead:
             self._ahead.clear()
 
 
-def quietly(ahead: ReadAhead) -> None:
-    """Begin to read ahead where that can be done; whoever opens a file gets the error."""
+def read_ahead(files: Iterator[tuple[Fetcher, StageFile]]) -> ReadAhead:
+    """Begin to fetch files where that can be done; whoever opens one gets its error.
+
+    Args:
+        files: As of `ReadAhead`.
+    """
+    ahead = ReadAhead(files)
     with suppress(Exception):
         ahead.start()
+    return ahead

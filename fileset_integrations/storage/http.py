@@ -11,8 +11,10 @@ import socket
 import ssl
 import threading
 import urllib.request
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from urllib.parse import SplitResult, unquote, urlsplit
 
 _TIMEOUT_S = 30.0  # without a byte
@@ -32,13 +34,27 @@ def can_pass(error: Exception) -> bool:
     return isinstance(error, _PASSING_ERRORS) or getattr(error, "errno", None) in _PASSING_ERRNOS
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Way:
+    """An open connection, and whether it goes to a proxy that is told whole URLs."""
+
+    connection: http.client.HTTPConnection
+    whole_urls: bool
+
+
 class HttpClient:
-    """Connections that are kept open, each thread's its own. Proxies as the environment names them."""
+    """Connections that are kept open, each thread's its own, until nobody holds the client any more.
+
+    Proxies are those that the environment names when a connection is opened.
+    """
 
     def __init__(self, timeout_s: float = _TIMEOUT_S) -> None:
         self._local = threading.local()
         self._timeout_s = timeout_s
         self._tls: ssl.SSLContext | None = None
+        # Of all threads: those that end do not close theirs.
+        self._open: set[http.client.HTTPConnection] = set()
+        weakref.finalize(self, _close, self._open)
 
     @contextmanager
     def get(self, url: str, first: int = 0, last: int | None = None) -> Iterator[http.client.HTTPResponse]:
@@ -60,10 +76,11 @@ class HttpClient:
 
     def _ask(self, parts: SplitResult, url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
         for kept in (True, False):
-            connection, target, reused = self._connection(parts, url)
+            way, reused = self._way(parts)
+            target = url if way.whole_urls else parts._replace(scheme="", netloc="", fragment="").geturl()
             try:
-                connection.request("GET", target, headers=headers)
-                return connection.getresponse()
+                way.connection.request("GET", target, headers=headers)
+                return way.connection.getresponse()
             except (ConnectionError, http.client.HTTPException) as error:
                 self._drop(parts)
                 # A kept connection may have been closed by the server while it was idle.
@@ -74,15 +91,13 @@ class HttpClient:
                 raise
         raise AssertionError("unreachable: the second attempt returns or raises")
 
-    def _connection(self, parts: SplitResult, url: str) -> tuple[http.client.HTTPConnection, str, bool]:
-        connections: dict[str, http.client.HTTPConnection] = self._local.__dict__.setdefault("connections", {})
+    def _way(self, parts: SplitResult) -> tuple[_Way, bool]:
+        """The connection to where a URL leads, and whether it was there already."""
+        ways: dict[str, _Way] = self._local.__dict__.setdefault("ways", {})
         place = f"{parts.scheme}://{parts.netloc}"
-        target = parts._replace(scheme="", netloc="", fragment="").geturl()
+        if place in ways:
+            return ways[place], True
         proxy = _proxy(parts)
-        if proxy and parts.scheme == "http":
-            target = url
-        if place in connections:
-            return connections[place], target, True
         made: http.client.HTTPConnection
         host, port = parts.hostname or "", parts.port
         if parts.scheme == "https":
@@ -98,13 +113,20 @@ class HttpClient:
             made = http.client.HTTPConnection(proxy.hostname or "", proxy.port, timeout=self._timeout_s)
         else:
             made = http.client.HTTPConnection(host, port, timeout=self._timeout_s)
-        connections[place] = made
-        return made, target, False
+        self._open.add(made)
+        ways[place] = _Way(made, proxy is not None and parts.scheme == "http")
+        return ways[place], False
 
     def _drop(self, parts: SplitResult) -> None:
-        connection = self._local.__dict__.get("connections", {}).pop(f"{parts.scheme}://{parts.netloc}", None)
-        if connection is not None:
-            connection.close()
+        way = self._local.__dict__.get("ways", {}).pop(f"{parts.scheme}://{parts.netloc}", None)
+        if way is not None:
+            self._open.discard(way.connection)
+            way.connection.close()
+
+
+def _close(connections: set[http.client.HTTPConnection]) -> None:
+    while connections:
+        connections.pop().close()
 
 
 def _proxy(parts: SplitResult) -> SplitResult | None:

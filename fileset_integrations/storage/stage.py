@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,7 +37,7 @@ from fileset_integrations.spec import as_int
 from fileset_integrations.storage.connecting import SnowflakeSession
 from fileset_integrations.storage.directory import Storage
 from fileset_integrations.storage.fetched import FetchedFiles, file_key
-from fileset_integrations.storage.fetching import Fetcher, ReadAhead, StageFile, Verify, quietly
+from fileset_integrations.storage.fetching import Fetcher, ReadAhead, StageFile, Verify, read_ahead
 from fileset_integrations.storage.listing import (
     NO_SUCH_OBJECT,
     Listed,
@@ -91,11 +92,9 @@ class StageStorage(Storage):
         self._session = session
         self._cache_dir, self._cache_bytes, self._verify = cache_dir, cache_bytes, verify
         self._lock = threading.Lock()
-        self._kind: StageKind | None = None
         self._listings: dict[str, dict[str, Listed]] = {}
         self._fetcher: Fetcher | None = None
-        self._connector_files = ConnectorFiles(session, self._place, self.shown)
-        self._presigned = PresignedFiles(PresignedUrls(session, self._place), self.shown)
+        self._remote = _Remote(session, self._place, self._root)
 
     @property
     def session(self) -> SnowflakeSession:
@@ -119,13 +118,15 @@ class StageStorage(Storage):
     def with_cache(self, cache_dir: str | os.PathLike[str] | None, cache_bytes: int | None) -> StageStorage:
         if (cache_dir or self._cache_dir, cache_bytes or self._cache_bytes) == (self._cache_dir, self._cache_bytes):
             return self
-        return StageStorage(
+        other = StageStorage(
             self.location,
             self._session,
             cache_dir or self._cache_dir,
             cache_bytes or self._cache_bytes,
             self._verify,
         )
+        other._remote = self._remote  # what is known of the stage, and the connections to it
+        return other
 
     # --- names ---
 
@@ -134,7 +135,7 @@ class StageStorage(Storage):
 
     def shown(self, path: str) -> str:
         """The path of a file, counted from the stage's root, as errors name it."""
-        return f"{self._root}/{path}"
+        return self._remote.shown(path)
 
     def _path(self, url: str) -> str:
         return url.removeprefix(self._root + "/")
@@ -147,9 +148,7 @@ class StageStorage(Storage):
         Raises:
             StageNotFoundError: There is no such stage.
         """
-        if self._kind is None:
-            self._kind = stage_kind(self._session, self._place)
-        return self._kind
+        return self._remote.kind()
 
     def listed(self, path: str) -> list[Listed]:
         """The files whose paths, from the stage's root, begin with `path`."""
@@ -159,10 +158,10 @@ class StageStorage(Storage):
         file = self._path(path)
         size = self.size(path)
         if self.kind().server_side:
-            return self._presigned.open(file, size)
+            return self._remote.presigned.open(file, size)
         with tempfile.TemporaryDirectory(prefix="fileset-") as folder:
             target = Path(folder) / "data"
-            self._connector_files.download(file, target, size, with_md5=False)
+            self._remote.by_connector.download(file, target, size, with_md5=False)
             return pa.BufferReader(target.read_bytes())
 
     def read_manifest(self, name: str) -> bytes:
@@ -177,7 +176,7 @@ class StageStorage(Storage):
     def read(self, path: str) -> bytes:
         with tempfile.TemporaryDirectory(prefix="fileset-") as folder:
             target = Path(folder) / "data"
-            self._connector_files.download(self._path(path), target, 0, with_md5=False)
+            self._remote.by_connector.download(self._path(path), target, 0, with_md5=False)
             return target.read_bytes()
 
     def size(self, path: str) -> int:
@@ -194,7 +193,7 @@ class StageStorage(Storage):
         root = self._path(path).rstrip("/") + "/" if path.startswith(self._root + "/") else ""
         listing = {found.path: found for found in self.listed(root)}
         self._listings[root] = listing
-        self._presigned.urls.want(listing)
+        self._remote.presigned.urls.want(listing)
         files = (found.removeprefix(root) for found in listing)
         return [file for file in files if not any(part.startswith(("_", ".")) for part in file.split("/")[:-1])]
 
@@ -240,9 +239,10 @@ class StageStorage(Storage):
 
     def read_ahead(self, root: str, manifest: Manifest, files: Iterator[int]) -> ReadAhead:
         fetcher = self._fetching()
-        ahead = fetcher.read_ahead(self._stage_file(root, manifest, file) for file in files)
-        quietly(ahead)
-        return ahead
+        return read_ahead((fetcher, self._stage_file(root, manifest, file)) for file in files)
+
+    def fetch_of(self, root: str, manifest: Manifest, file: int) -> tuple[Fetcher, StageFile]:
+        return self._fetching(), self._stage_file(root, manifest, file)
 
     def want(self, root: str, manifest: Manifest, files: Iterable[int]) -> None:
         """Begin to fetch files that will be opened at once; whoever opens one gets its error."""
@@ -269,7 +269,7 @@ class StageStorage(Storage):
     def _fetching(self) -> Fetcher:
         with self._lock:
             if self._fetcher is None:
-                self._fetcher = Fetcher(_Remote(self), FetchedFiles(self._cache_dir, self._cache_bytes), self._verify)
+                self._fetcher = Fetcher(self._remote, FetchedFiles(self._cache_dir, self._cache_bytes), self._verify)
             return self._fetcher
 
     def _stage_file(self, root: str, manifest: Manifest, file: int) -> StageFile:
@@ -327,7 +327,7 @@ class StageStorage(Storage):
         failure: SnowflakeError | None = None
         for _ in range(2):
             try:
-                self._connector_files.upload(data, path)
+                self._remote.by_connector.upload(data, path)
                 failure = None
                 break
             except SnowflakeError as error:
@@ -399,18 +399,32 @@ class StageStorage(Storage):
 
 
 class _Remote:
-    """The stage as the fetcher sees it."""
+    """The stage as the fetcher sees it. It does not hold the storage, so that who lets go of that closes what is open.
 
-    def __init__(self, storage: StageStorage) -> None:
-        self._storage = storage
+    Args:
+        session: The connection.
+        place: The stage.
+        root: How its root is written in errors.
+    """
+
+    def __init__(self, session: SnowflakeSession, place: StageLocation, root: str) -> None:
+        self._session, self._place = session, place
+        shown = partial(_shown, root)
+        self.shown: Callable[[str], str] = shown
+        self.by_connector = ConnectorFiles(session, place, shown)
+        self.presigned = PresignedFiles(PresignedUrls(session, place), shown)
+        self._kind: StageKind | None = None
         self._lock = threading.Lock()
         self._listings: dict[str, dict[str, Listed]] = {}
 
+    def kind(self) -> StageKind:
+        if self._kind is None:
+            self._kind = stage_kind(self._session, self._place)
+        return self._kind
+
     def download(self, path: str, target: Path, size: int, with_md5: bool) -> Download:
-        storage = self._storage
-        if storage.kind().server_side:
-            return storage._presigned.download(path, target, size, with_md5)
-        return storage._connector_files.download(path, target, size, with_md5)
+        files = self.presigned if self.kind().server_side else self.by_connector
+        return files.download(path, target, size, with_md5)
 
     def listed_md5(self, file: StageFile) -> str | None:
         # One LIST for all files of a run.
@@ -418,18 +432,19 @@ class _Remote:
         with self._lock:
             listing = self._listings.get(folder)
             if listing is None:
-                listing = {found.path: found for found in self._storage.listed(folder)}
+                listing = {found.path: found for found in list_files(self._session, self._place, folder)}
                 self._listings[folder] = listing
         found = listing.get(file.path)
         if found is None:
             raise StageFileNotFoundError(
                 f"{self.shown(file.path)}: the stage has no such file. Make or copy the FileSet again."
             )
-        return self._storage.kind().usable_md5(found)
-
-    def shown(self, path: str) -> str:
-        return self._storage.shown(path)
+        return self.kind().usable_md5(found)
 
     def want(self, paths: Iterable[str]) -> None:
-        if self._storage.kind().server_side:
-            self._storage._presigned.urls.want(paths)
+        if self.kind().server_side:
+            self.presigned.urls.want(paths)
+
+
+def _shown(root: str, path: str) -> str:
+    return f"{root}/{path}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -38,6 +39,11 @@ def load_numbers(server: Server, rows: int, table: str = "DB1.S1.NUMBERS") -> No
     """A table of `numbered_tables`: ID, X, Y, NAME, no value of a column twice."""
     (numbers,) = numbered_tables([rows])
     server.load(table, numbers.rename_columns([name.upper() for name in numbers.column_names]))
+
+
+def fetched_files(cache: Path) -> list[Path]:
+    """The fetched files in a cache directory."""
+    return [path for path in (cache / "files").glob("??/*") if "-" not in path.name]
 
 
 def staged_numbers(

@@ -77,6 +77,11 @@ CREATE MACRO NVL2(a, b, c) AS CASE WHEN a IS NOT NULL THEN b ELSE c END;
 CREATE MACRO PARSE_JSON(a) AS a::JSON;
 CREATE MACRO SQUARE(a) AS a * a;
 CREATE MACRO TIMESTAMP_NTZ_FROM_PARTS(y, m, d, h, i, s) AS make_timestamp(y, m, d, h, i, s::DOUBLE);
+CREATE MACRO TO_BINARY
+    (a) AS unhex(a),
+    (a, format) AS CASE upper(format)
+        WHEN 'HEX' THEN unhex(a) WHEN 'UTF-8' THEN encode(a) WHEN 'BASE64' THEN from_base64(a)
+        ELSE error('TO_BINARY knows HEX, UTF-8 and BASE64') END;
 CREATE MACRO TO_BOOLEAN(a) AS a::BOOLEAN;
 CREATE MACRO TO_CHAR(a) AS a::VARCHAR;
 CREATE MACRO TO_DATE(a) AS a::DATE;
