@@ -1,0 +1,255 @@
+"""The documents: every code block runs as it is written and prints what is said; the site builds without a warning."""
+
+import functools
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.support import ROOT
+from tests.support.module_diagram import svg
+from tests.support.pages import blocks, pages
+from tests.support.snowflake_server import Server
+from tests.support.staged import run as run_statements
+
+NAMES = [str(page.relative_to(ROOT)) for page in pages()]
+# Pages that run in one process, so that what they import is imported once. All others run together.
+ALONE = {
+    "README.md": "every framework, and trainings in processes of their own",
+    "docs/hydra.md": "trainings in processes of their own",
+    "docs/tensorflow.md": "TensorFlow",
+}
+# What is not run here: it is what `make` itself does, takes an hour, or needs an account.
+NOT_RUN = {
+    "README.md": ["make train"],
+    "docs/live.md": ["pytest -m live --connection-name NAME"],
+    "docs/performance.md": ["make bench"],
+}
+LANGUAGES = {"python", "bash", "text", "console", "yaml", ""}  # "" for drawings
+
+
+# --- the blocks ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_block_has_a_language_and_few_do_not_run(name):
+    found = blocks(ROOT / name)
+
+    assert {block.language for block in found} <= LANGUAGES
+    assert [block.line for block in found if block.language == "text"] == [], "text shows the output of the block above"
+    not_run = [block.code for block in found if block.language == "console"]
+    assert [code.splitlines()[0].split(" #")[0].strip() for code in not_run] == NOT_RUN.get(name, [])
+    fences = re.findall(r"^\s*```", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(fences) == 2 * (len(found) + sum(block.output is not None for block in found)), "a fence is not read"
+
+
+def test_the_readme_has_an_example_for_each_way_in():
+    ways = {block.section: block.language for block in blocks(ROOT / "README.md") if block.runs}
+
+    assert ways == {
+        **dict.fromkeys(("Lightning", "Keras", "Plain PyTorch", "TensorFlow", "Splits", "Snowflake"), "python"),
+        **dict.fromkeys(("Hydra", "In a terminal"), "bash"),
+    }
+
+
+def test_the_picture_of_the_modules_is_that_of_the_code():
+    drawn = (ROOT / "docs/images/modules.svg").read_text(encoding="utf-8")
+
+    assert drawn == svg(), "renew it: python -m tests.support.module_diagram docs/images/modules.svg"
+
+
+@pytest.fixture(scope="module")
+def account(snowflake_process: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A Snowflake with what the pages take for granted; returns the environment in which profile `dev` reaches it."""
+    home = tmp_path_factory.mktemp("snowflake-home")
+    snowflake_process.reset()
+    snowflake_process.create("MYDB", "MYSCHEMA")
+    run_statements(
+        snowflake_process,
+        "CREATE STAGE MYDB.MYSCHEMA.MYSTAGE ENCRYPTION = (TYPE = 'SNOWFLAKE_SSE')",
+    )
+    snowflake_process.load("MYDB.MYSCHEMA.FLIGHTS", flights(5_000))
+    for part, rows in enumerate((20, 30)):  # a FileSet as Snowpark ML leaves it
+        sink = io.BytesIO()
+        pq.write_table(flights(rows), sink)
+        query_id = "01b2c3d4-0000-1111-2222-333300000001"
+        path = f"@MYDB.MYSCHEMA.MYSTAGE/mydir/old/data_{query_id}_0{part}_0_0.snappy.parquet"
+        snowflake_process.put(path, sink.getvalue())
+    snowflake_process.write_profile(home, "dev", database="MYDB", schema="MYSCHEMA")
+    return {"SNOWFLAKE_HOME": str(home)}
+
+
+def flights(rows: int) -> pa.Table:
+    number = np.arange(rows)
+    return pa.table(
+        {
+            "FLIGHT_ID": number,
+            "CARRIER": [("AA", "UA", "DL")[i % 3] for i in number],
+            "DISTANCE": (200.0 + number % 2000).astype(np.float64),
+            "DEP_DELAY": (number % 60).astype(np.float64),
+            "ARR_DELAY": (number % 60 - 5.0 + number % 7).astype(np.float64),
+        }
+    )
+
+
+@functools.cache
+def results_of(group: tuple[str, ...], environment: tuple[tuple[str, str], ...]) -> dict[str, dict[str, Any]]:
+    command = [sys.executable, "-W", "error::UserWarning:fileset_integrations", "-m", "tests.support.pages", *group]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **dict(environment), "OMP_NUM_THREADS": "1"},  # the models are small: more is slower
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    results: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    return results
+
+
+def printed_by(name: str, account: dict[str, str]) -> dict[str, str]:
+    """What the blocks of a page print, by heading; the page has run as it is written."""
+    together = tuple(one for one in NAMES if one not in ALONE and any(block.runs for block in blocks(ROOT / one)))
+    result = results_of((name,) if name in ALONE else together, tuple(account.items()))[name]
+    assert result["error"] is None, result["error"]
+    printed: dict[str, str] = result["printed"]
+    return printed
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ALONE else name for name in NAMES]
+)
+def test_every_block_of_a_page_runs_and_prints_what_is_said(name, account):
+    if not any(block.runs for block in blocks(ROOT / name)):
+        pytest.skip("nothing to run on it")
+    printed_by(name, account)
+
+
+def last_number(text: str) -> float:
+    return float(re.findall(r"\d+\.\d+(?:e-?\d+)?", text)[-1])
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_readme_learn(account):
+    printed = printed_by("README.md", account)
+
+    # The variance of the targets is 0.33, 3333, 0.75 and 0.75: a loss far below shows that it learnt something.
+    assert last_number(printed["Lightning"]) < 0.1
+    assert last_number(printed["Keras"]) < 1000
+    assert last_number(printed["Plain PyTorch"]) < 0.05
+    assert last_number(printed["TensorFlow"]) < 0.05
+    assert printed["Splits"].strip() in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_do_what_is_said(account):
+    printed = printed_by("README.md", account)
+
+    assert '"num_rows": 1000' in printed["In a terminal"]
+    assert "files are what was written" in printed["In a terminal"]
+    assert printed["Hydra"].count("RMSE") >= 4
+
+
+# --- the site --------------------------------------------------------------------------------------------------------
+
+
+class Links(HTMLParser):
+    """What a page of the site points at, what it loads, and where one can point at in it."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.loaded: list[str] = []
+        self.anchors: set[str] = set()
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        values = {name: value for name, value in attributes if value}
+        self.anchors.update(values[name] for name in ("id", "name") if name in values)
+        if tag == "a" and "href" in values:
+            self.links.append(values["href"])
+        if "src" in values:
+            self.loaded.append(values["src"])
+        if tag == "link" and "href" in values:
+            self.loaded.append(values["href"])
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as `make docs` does."""
+    folder = tmp_path_factory.mktemp("site")
+    shutil.copy(ROOT / "zensical.toml", folder)
+    shutil.copytree(ROOT / "docs", folder / "docs")
+    command = [sys.executable, "-m", "zensical", "build", "--strict"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    told = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
+    assert done.returncode == 0, told
+    assert "griffe" not in told, told  # what it says of docstrings is no warning to Zensical
+    return folder / "site"
+
+
+@pytest.mark.checkout
+def test_every_page_has_its_place_in_the_navigation():
+    config = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))
+
+    def leaves(node: Any) -> list[str]:
+        if isinstance(node, str):
+            return [node]
+        return [leaf for child in (node.values() if isinstance(node, dict) else node) for leaf in leaves(child)]
+
+    assert sorted(leaves(config["project"]["nav"])) == [
+        str(page.relative_to(ROOT / "docs")) for page in sorted((ROOT / "docs").rglob("*.md"))
+    ]
+
+
+@pytest.mark.checkout
+def test_the_site_builds_and_every_link_in_it_leads_somewhere(site):
+    found = {page: Links(page) for page in site.rglob("*.html") if page.name != "404.html"}
+    wrong = []
+    for page, links in found.items():
+        for link in links.links + links.loaded:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+            target = target / "index.html" if target.is_dir() else target
+            if not target.exists():
+                wrong.append(f"{page.relative_to(site)}: {link}")
+            elif parts.fragment and target in found and unquote(parts.fragment) not in found[target].anchors:
+                wrong.append(f"{page.relative_to(site)}: {link} (no such anchor)")
+
+    assert len(found) >= 10
+    assert wrong == []
+
+
+@pytest.mark.checkout
+def test_the_site_loads_nothing_from_elsewhere(site):
+    loaded = [one for page in site.rglob("*.html") for one in Links(page).loaded]
+
+    assert loaded
+    assert [one for one in loaded if urlsplit(one).netloc] == []
+
+
+@pytest.mark.checkout
+def test_the_reference_has_every_public_name(site):
+    import fileset_integrations
+
+    anchors = Links(next(site.glob("api*/index.html"), site / "api.html")).anchors
+
+    documented = {anchor.rpartition(".")[2] for anchor in anchors}
+    assert set(fileset_integrations.__all__) <= documented
