@@ -1,5 +1,6 @@
 """The documents: every code block runs as it is written and prints what is said; the site builds without a warning."""
 
+import contextlib
 import functools
 import io
 import json
@@ -21,11 +22,12 @@ import pytest
 
 from tests.support import ROOT
 from tests.support.module_diagram import svg
-from tests.support.pages import blocks, pages
+from tests.support.pages import blocks, pages, run_page
 from tests.support.snowflake_server import Server
 from tests.support.staged import run as run_statements
 
 NAMES = [str(page.relative_to(ROOT)) for page in pages()]
+THAT_RUN = [name for name in NAMES if any(block.runs for block in blocks(ROOT / name))]
 # Pages that run in one process, so that what they import is imported once. All others run together.
 ALONE = {
     "README.md": "every framework, and trainings in processes of their own",
@@ -124,7 +126,7 @@ def results_of(group: tuple[str, ...], environment: tuple[tuple[str, str], ...])
 
 def printed_by(name: str, account: dict[str, str]) -> dict[str, str]:
     """What the blocks of a page print, by heading; the page has run as it is written."""
-    together = tuple(one for one in NAMES if one not in ALONE and any(block.runs for block in blocks(ROOT / one)))
+    together = tuple(one for one in THAT_RUN if one not in ALONE)
     result = results_of((name,) if name in ALONE else together, tuple(account.items()))[name]
     assert result["error"] is None, result["error"]
     printed: dict[str, str] = result["printed"]
@@ -133,12 +135,58 @@ def printed_by(name: str, account: dict[str, str]) -> dict[str, str]:
 
 @pytest.mark.timeout(600)  # the first test of a group waits for all of its pages
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ALONE else name for name in NAMES]
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ALONE else name for name in THAT_RUN]
 )
 def test_every_block_of_a_page_runs_and_prints_what_is_said(name, account):
-    if not any(block.runs for block in blocks(ROOT / name)):
-        pytest.skip("nothing to run on it")
     printed_by(name, account)
+
+
+LYING = [
+    ('```python\nprint("a\\nb")\n```\n\n```text\na\n```\n', "the page says"),
+    ("```python\nx = 1\n```\n\n```python\nprint(y)\n```\n", "NameError"),
+    ("```bash\nfalse\necho done\n```\n", "fails"),
+    ('```bash\ncat there.txt\n```\n\n```yaml title="there.txt"\na: 1\n```\n', "No such file"),
+]
+
+
+@pytest.mark.parametrize(("page", "said"), LYING, ids=["output", "name", "command", "file"])
+def test_a_page_that_does_not_hold_is_told_with_its_line(page, said, tmp_path):
+    (tmp_path / "page.md").write_text(page, encoding="utf-8")
+
+    with pytest.raises(AssertionError, match=rf"page\.md:\d+ (?s:.*){said}"):
+        run_page(tmp_path / "page.md", tmp_path)
+
+
+def test_blocks_share_names_and_files_and_those_for_the_console_are_left_out(tmp_path):
+    page = """# A
+```yaml title="conf/a.yaml"
+a: 1
+```
+```console
+exit 1
+```
+## B
+```python
+from pathlib import Path
+text = Path("conf/a.yaml").read_text()
+```
+```python
+print(text, 0.123)
+```
+```text
+a: 1
+...
+```
+```bash
+cat conf/a.yaml
+```
+"""
+    (tmp_path / "page.md").write_text(page, encoding="utf-8")
+
+    with contextlib.chdir(tmp_path):
+        printed = run_page(tmp_path / "page.md", tmp_path)
+
+    assert printed == {"B": "a: 1\n 0.123\na: 1\n"}
 
 
 def last_number(text: str) -> float:
