@@ -107,6 +107,16 @@ def stage(
     assert [line.getMessage() for line in told if local_snowflake.MARK in line.getMessage()] == []
 
 
+@pytest.fixture(scope="module")
+def documented_snowflake(
+    snowflake_process: local_snowflake.Server, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """The environment in which `snowflake_process` is the account that the documents speak of."""
+    from tests.support.documents import prepare
+
+    return prepare(snowflake_process, tmp_path_factory.mktemp("snowflake-home"))
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache directory of the test's own."""

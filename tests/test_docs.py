@@ -1,10 +1,6 @@
 """The documents: every code block runs as it is written and prints what is said; the site builds without a warning."""
 
 import contextlib
-import functools
-import io
-import json
-import os
 import re
 import shutil
 import subprocess
@@ -15,25 +11,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from tests.support import ROOT
+from tests.support.documents import printed_by
 from tests.support.module_diagram import svg
 from tests.support.pages import blocks, pages, run_page
-from tests.support.snowflake_server import Server
-from tests.support.staged import run as run_statements
 
 NAMES = [str(page.relative_to(ROOT)) for page in pages()]
-THAT_RUN = [name for name in NAMES if any(block.runs for block in blocks(ROOT / name))]
-# Pages that run in one process, so that what they import is imported once. All others run together.
-ALONE = {
-    "README.md": "every framework, and trainings in processes of their own",
-    "docs/hydra.md": "trainings in processes of their own",
-    "docs/tensorflow.md": "TensorFlow",
-}
+RUN = [name for name in NAMES if any(block.runs for block in blocks(ROOT / name)) and name != "README.md"]
+# These run in a process of their own, all others in one together, so that what they import is imported once.
+ALONE = {"docs/hydra.md", "docs/tensorflow.md"}
 # What is not run here: it is what `make` itself does, takes an hour, or needs an account.
 NOT_RUN = {
     "README.md": ["make train"],
@@ -58,87 +46,19 @@ def test_every_block_has_a_language_and_few_do_not_run(name):
     assert len(fences) == 2 * (len(found) + sum(block.output is not None for block in found)), "a fence is not read"
 
 
-def test_the_readme_has_an_example_for_each_way_in():
-    ways = {block.section: block.language for block in blocks(ROOT / "README.md") if block.runs}
-
-    assert ways == {
-        **dict.fromkeys(("Lightning", "Keras", "Plain PyTorch", "TensorFlow", "Splits", "Snowflake"), "python"),
-        **dict.fromkeys(("Hydra", "In a terminal"), "bash"),
-    }
-
-
 def test_the_picture_of_the_modules_is_that_of_the_code():
     drawn = (ROOT / "docs/images/modules.svg").read_text(encoding="utf-8")
 
     assert drawn == svg(), "renew it: python -m tests.support.module_diagram docs/images/modules.svg"
 
 
-@pytest.fixture(scope="module")
-def account(snowflake_process: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A Snowflake with what the pages take for granted; returns the environment in which profile `dev` reaches it."""
-    home = tmp_path_factory.mktemp("snowflake-home")
-    snowflake_process.reset()
-    snowflake_process.create("MYDB", "MYSCHEMA")
-    run_statements(
-        snowflake_process,
-        "CREATE STAGE MYDB.MYSCHEMA.MYSTAGE ENCRYPTION = (TYPE = 'SNOWFLAKE_SSE')",
-    )
-    snowflake_process.load("MYDB.MYSCHEMA.FLIGHTS", flights(5_000))
-    for part, rows in enumerate((20, 30)):  # a FileSet as Snowpark ML leaves it
-        sink = io.BytesIO()
-        pq.write_table(flights(rows), sink)
-        query_id = "01b2c3d4-0000-1111-2222-333300000001"
-        path = f"@MYDB.MYSCHEMA.MYSTAGE/mydir/old/data_{query_id}_0{part}_0_0.snappy.parquet"
-        snowflake_process.put(path, sink.getvalue())
-    snowflake_process.write_profile(home, "dev", database="MYDB", schema="MYSCHEMA")
-    return {"SNOWFLAKE_HOME": str(home)}
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # the first page waits for all that run with it
+@pytest.mark.parametrize("name", RUN)
+def test_every_block_of_a_page_runs_and_prints_what_is_said(name, documented_snowflake):
+    together = (name,) if name in ALONE else tuple(one for one in RUN if one not in ALONE)
 
-
-def flights(rows: int) -> pa.Table:
-    number = np.arange(rows)
-    return pa.table(
-        {
-            "FLIGHT_ID": number,
-            "CARRIER": [("AA", "UA", "DL")[i % 3] for i in number],
-            "DISTANCE": (200.0 + number % 2000).astype(np.float64),
-            "DEP_DELAY": (number % 60).astype(np.float64),
-            "ARR_DELAY": (number % 60 - 5.0 + number % 7).astype(np.float64),
-        }
-    )
-
-
-@functools.cache
-def results_of(group: tuple[str, ...], environment: tuple[tuple[str, str], ...]) -> dict[str, dict[str, Any]]:
-    command = [sys.executable, "-W", "error::UserWarning:fileset_integrations", "-m", "tests.support.pages", *group]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, **dict(environment), "OMP_NUM_THREADS": "1"},  # the models are small: more is slower
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=580,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    results: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
-    return results
-
-
-def printed_by(name: str, account: dict[str, str]) -> dict[str, str]:
-    """What the blocks of a page print, by heading; the page has run as it is written."""
-    together = tuple(one for one in THAT_RUN if one not in ALONE)
-    result = results_of((name,) if name in ALONE else together, tuple(account.items()))[name]
-    assert result["error"] is None, result["error"]
-    printed: dict[str, str] = result["printed"]
-    return printed
-
-
-@pytest.mark.timeout(600)  # the first test of a group waits for all of its pages
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ALONE else name for name in THAT_RUN]
-)
-def test_every_block_of_a_page_runs_and_prints_what_is_said(name, account):
-    printed_by(name, account)
+    printed_by(name, together, documented_snowflake)
 
 
 LYING = [
@@ -187,31 +107,6 @@ cat conf/a.yaml
         printed = run_page(tmp_path / "page.md", tmp_path)
 
     assert printed == {"B": "a: 1\n 0.123\na: 1\n"}
-
-
-def last_number(text: str) -> float:
-    return float(re.findall(r"\d+\.\d+(?:e-?\d+)?", text)[-1])
-
-
-@pytest.mark.slow
-def test_the_examples_of_the_readme_learn(account):
-    printed = printed_by("README.md", account)
-
-    # The variance of the targets is 0.33, 3333, 0.75 and 0.75: a loss far below shows that it learnt something.
-    assert last_number(printed["Lightning"]) < 0.1
-    assert last_number(printed["Keras"]) < 1000
-    assert last_number(printed["Plain PyTorch"]) < 0.05
-    assert last_number(printed["TensorFlow"]) < 0.05
-    assert printed["Splits"].strip() in (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.slow
-def test_the_commands_of_the_readme_do_what_is_said(account):
-    printed = printed_by("README.md", account)
-
-    assert '"num_rows": 1000' in printed["In a terminal"]
-    assert "files are what was written" in printed["In a terminal"]
-    assert printed["Hydra"].count("RMSE") >= 4
 
 
 # --- the site --------------------------------------------------------------------------------------------------------
