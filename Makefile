@@ -32,7 +32,7 @@ LOOK_AGAIN := $(if $(wildcard $(VENV)/.installing),FORCE)$(if $(wildcard $(BIN)/
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help train test soak lint format types bench wheel dev clean distclean FORCE
+.PHONY: help train test soak lint format types docs bench wheel dev clean distclean FORCE
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,12 @@ format: $(VENV)/.stamp-dev  ## ruff: mend what it can
 types: $(VENV)/.stamp-dev  ## mypy --strict
 	$(BIN)/mypy
 
+# Built from a copy: beside its config, Zensical keeps files in a `.cache`, which is ours here, and its --clean empties that.
+docs: $(VENV)/.stamp-dev  ## the documentation site, in .cache/docs/site; a warning is an error
+	rm -rf .cache/docs && mkdir -p .cache/docs && cp -R zensical.toml docs .cache/docs/
+	@cd .cache/docs && "$(CURDIR)/$(BIN)/python" -m zensical build --strict
+	@echo "Open .cache/docs/site/index.html"
+
 bench: $(VENV)/.stamp-dev  ## ours against peers, as ratios
 	$(BIN)/python -m benchmarks $(ARGS)
 
@@ -68,7 +74,7 @@ wheel: $(VENV)/.stamp-dev  ## build dist/*.whl
 dev: $(VENV)/.stamp-dev  ## set up everything that the other targets need
 
 clean:  ## remove builds and caches; data/ and outputs/ stay
-	rm -rf build dist *.egg-info .hypothesis .cache/mypy .cache/pytest .cache/ruff
+	rm -rf build dist *.egg-info .hypothesis .cache/docs .cache/mypy .cache/pytest .cache/ruff
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean  ## remove .venv and .cache too

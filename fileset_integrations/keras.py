@@ -54,7 +54,7 @@ class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
         max_queue_size: Keras's own: batches asked for ahead.
 
     Raises:
-        The errors of `FileSetReader`.
+        FileSetError: As `FileSetReader` does.
     """
 
     def __init__(

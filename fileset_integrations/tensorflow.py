@@ -63,7 +63,7 @@ def to_tf_dataset(
         transform: See `FileSetReader`; sees NumPy arrays. It is run once on the first batch, to learn what it returns.
 
     Raises:
-        The errors of `FileSetReader`.
+        FileSetError: As `FileSetReader` does.
     """
     reader = FileSetReader(
         fs,

@@ -96,7 +96,7 @@ class FileSetIterableDataset(IterableDataset[dict[str, Any]]):
         transform: See `FileSetReader`; sees NumPy arrays.
 
     Raises:
-        The errors of `FileSetReader`.
+        FileSetError: As `FileSetReader` does.
     """
 
     def __init__(

@@ -105,7 +105,7 @@ def type_table() -> list[str]:
         taken = ", ".join(f"`{name}`" for name in specs)
         if pa.types.is_struct(type_):
             taken = "those of its fields"
-        lines.append(f"| {written} | `{type_}` | {plain} | {named} | {taken or 'none'} |")
+        lines.append(f"| {_literal(written)} | `{type_}` | {plain} | {named} | {taken or 'none'} |")
     return lines
 
 
@@ -116,7 +116,7 @@ def remedies() -> list[str]:
         try:
             bind(Columns({"x": "x"}), pa.schema([("x", type_)]))
         except ColumnError as error:
-            lines.append(f"- {error}")
+            lines.append(f"- {_literal(str(error))}")
     return lines
 
 
@@ -150,6 +150,11 @@ def renewed(text: str) -> str:
             )
         text = before + begin + _joined(lines()) + rest[rest.index(end) :]
     return text
+
+
+def _literal(text: str) -> str:
+    """Text that Markdown shows as it is: "INTEGER[2]" would be a link, "array<int>" a tag."""
+    return re.sub(r"([\[\]])", r"\\\1", text).replace("<", "&lt;")
 
 
 def _joined(lines: Iterable[str]) -> str:

@@ -108,6 +108,16 @@ def stage(snowflake_server: local_snowflake.Server, snowflake_profile: str, capl
     return make_stage(snowflake_server)
 
 
+@pytest.fixture(scope="module")
+def documented_snowflake(
+    snowflake_process: local_snowflake.Server, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """The environment in which `snowflake_process` is the account that the documents speak of."""
+    from tests.support.documents import prepare
+
+    return prepare(snowflake_process, tmp_path_factory.mktemp("snowflake-home"))
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache directory of the test's own."""
