@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fileset_integrations.counters import Counters, ReaderStats
 from fileset_integrations.decoder import root_column
 from fileset_integrations.errors import (
     ColumnError,
@@ -30,7 +31,7 @@ from fileset_integrations.splits import Selection, Share, Split
 from fileset_integrations.storage.connecting import session_of
 from fileset_integrations.storage.copying import copy_snapshot, pull
 from fileset_integrations.storage.directory import Storage, check_name, open_storage
-from fileset_integrations.storage.footers import readable_groups
+from fileset_integrations.storage.footers import column_bytes, readable_groups
 from fileset_integrations.storage.foreign import describe_directory, read_snapshot
 from fileset_integrations.storage.verification import find_problems
 
@@ -314,11 +315,17 @@ class FileSet:
         row_groups: Sequence[int] | None = None,
         dictionaries: Sequence[str] = (),
         max_rows: int = 65_536,
+        counters: Counters | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """As `read_file`, in batches of at most `max_rows` rows: of the file, no more than these is in memory."""
+        """As `read_file`, in batches of at most `max_rows` rows: of the file, no more than these is in memory.
+
+        `counters` are told what is read.
+        """
         with self._opened(file, columns, dictionaries) as parquet:
             if row_groups is None:
                 row_groups = range(parquet.num_row_groups)
+            if counters is not None:
+                counters.add(files_opened=1, file_bytes=column_bytes(parquet, row_groups, columns))
             for groups in readable_groups(parquet.schema_arrow, row_groups):
                 yield from parquet.iter_batches(max_rows, groups, list(columns), use_threads=False)
 
@@ -439,6 +446,10 @@ class FileSet:
         """Whether its files are fetched into the cache of this machine before they are read: those of a stage are."""
         storage: Storage | None = vars(self).get("_storage")  # what stands for several FileSets has none of its own
         return storage is not None and storage.fetches
+
+    def fetched(self) -> ReaderStats:
+        """Files that this process has fetched of its location so far, and their bytes."""
+        return self._storage.fetched() if self.fetches else ReaderStats()
 
     def with_cache(self, cache_dir: str | os.PathLike[str] | None, cache_bytes: int | None) -> FileSet:
         """The same FileSet, its files fetched into another cache; None keeps directory or limit as they are."""

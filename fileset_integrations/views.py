@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from fileset_integrations.counters import ReaderStats
 from fileset_integrations.errors import FileSetCannotDeleteError, SchemaMismatchError, SpecError
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.manifest import Manifest
@@ -222,6 +223,9 @@ class Concatenation(View):
             wanted.setdefault(part, []).append(file - int(self._starts[part]))
         for part, own in wanted.items():
             self._parts[part].want(own)
+
+    def fetched(self) -> ReaderStats:
+        return sum((part.fetched() for part in self._parts), ReaderStats())
 
     def pull(self, *, progress: bool = True) -> None:
         """Fetch the files of each."""
