@@ -7,7 +7,7 @@ itself: what DataLoader workers read is in their counters, which end with them.
 from __future__ import annotations
 
 import threading
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 from fileset_integrations.forks import mend_after_fork
 
@@ -39,10 +39,10 @@ class ReaderStats:
     fetched_bytes: int = 0
 
     def __sub__(self, earlier: ReaderStats) -> ReaderStats:
-        return ReaderStats(**{name: value - getattr(earlier, name) for name, value in asdict(self).items()})
+        return ReaderStats(*(getattr(self, name) - getattr(earlier, name) for name in NAMES))
 
     def __add__(self, other: ReaderStats) -> ReaderStats:
-        return ReaderStats(**{name: value + getattr(other, name) for name, value in asdict(self).items()})
+        return ReaderStats(*(getattr(self, name) + getattr(other, name) for name in NAMES))
 
     @property
     def cache_hits(self) -> int:
@@ -50,11 +50,14 @@ class ReaderStats:
         return self.memory_hits + self.disk_hits
 
 
+NAMES = tuple(field.name for field in fields(ReaderStats))
+
+
 class Counters:
     """The counts of one process, from any of its threads. A copy in another process begins with zeros."""
 
     def __init__(self) -> None:
-        self._counts = dict.fromkeys((field.name for field in fields(ReaderStats)), 0)
+        self._counts = dict.fromkeys(NAMES, 0)
         self.after_fork()
         mend_after_fork(self)
 

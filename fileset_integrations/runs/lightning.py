@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,42 +17,46 @@ from numpy.typing import NDArray
 from fileset_integrations.errors import SpecError
 from fileset_integrations.runs import Job, Trained
 from fileset_integrations.summary import Batch
+from fileset_integrations.waiting import WaitMeter, Watched
 
 
 class Stopwatch(lightning.Callback):
-    """Times the training epochs, and within them the gaps between one batch's end and the next one's start.
-
-    Lightning fetches the next batch in that gap, and does little else there: so the sum is the time waited for data,
-    and an upper bound of it.
-    """
+    """Times the training epochs, validation left out, and within them the waiting for data."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self.waiting_s = 0.0
         self.num_rows = 0
         self.history: dict[str, list[float]] = {}
-        self._mark = 0.0
+        self._meter = WaitMeter()
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Starts the clock."""
-        self._mark = time.perf_counter()
+        loader = trainer.train_dataloader
+        self._meter = WaitMeter([loader] if isinstance(loader, Watched) else [])
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Ends a gap."""
-        now = time.perf_counter()
-        self.waiting_s += now - self._mark
-        self.seconds += now - self._mark
-        self._mark = now
+        self._meter.ready()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Starts a gap. What follows the last batch of an epoch, validation first of all, belongs to no gap."""
-        now = time.perf_counter()
-        self.seconds += now - self._mark
-        self._mark = now
-        self.num_rows += _rows(batch)
+        self._meter.done(_rows(batch))
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Stops the clock."""
+        self._meter.pause()
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Starts it again."""
+        self._meter.resume()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Keeps the epoch's metrics; validation has run by now."""
+        """Keeps the epoch's sums and metrics; validation has run by now."""
+        wait = self._meter.total()
+        self.seconds += wait.seconds
+        self.waiting_s += wait.waited_s or 0.0
+        self.num_rows += wait.rows or 0
         metrics = trainer.callback_metrics
         for name, key in (("loss", "loss_epoch"), ("val_loss", "val_loss")):
             if key in metrics:
