@@ -37,8 +37,10 @@ from fileset_integrations.storage.verification import find_problems
 
 if TYPE_CHECKING:
     import duckdb
+    import ray.data
     import tensorflow as tf
 
+    from fileset_integrations.columns import Columns, FittedColumns
     from fileset_integrations.storage.fetching import ReadAhead, Verify
     from fileset_integrations.torch import FileSetIterableDataset
 
@@ -564,3 +566,13 @@ class FileSet:
         from fileset_integrations.tensorflow import to_tf_dataset
 
         return to_tf_dataset(self, batch_size=batch_size, shuffle=shuffle, drop_last_batch=drop_last_batch, **options)
+
+    def to_ray_dataset(self, *, columns: Sequence[str] | Columns | FittedColumns | None = None) -> ray.data.Dataset:
+        """A `ray.data.Dataset` of the rows, read by Ray's tasks; their order is Ray's affair.
+
+        Args:
+            columns: Names of columns; or `Columns`, for tensors; None: all columns as they are.
+        """
+        from fileset_integrations.ray import to_ray_dataset
+
+        return to_ray_dataset(self, columns=columns)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple
 from typing import Any
 
@@ -174,9 +174,17 @@ def _gather(trainer: Trainer, wait: Wait) -> list[Wait]:
     stats = [None] * len(astuple(ReaderStats())) if wait.stats is None else astuple(wait.stats)
     known = [wait.steps, wait.seconds, wait.rows, wait.waited_s, *stats]
     numbers = [float("nan") if number is None else number for number in known]
+    return [_unpacked(rank) for rank in of_all_ranks(trainer, numbers)]
+
+
+def of_all_ranks(trainer: Trainer, numbers: Sequence[float]) -> list[list[float]]:
+    """The numbers of every rank, exchanged: all of them must call it."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [list(numbers)]
     mine = torch.tensor(numbers, dtype=torch.float64, device=trainer.strategy.root_device)
-    ranks = trainer.strategy.all_gather(mine).reshape(trainer.world_size, len(numbers)).tolist()
-    return [_unpacked(rank) for rank in ranks]
+    ranks = [torch.empty_like(mine) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(ranks, mine)
+    return [rank.tolist() for rank in ranks]
 
 
 def _unpacked(numbers: list[float]) -> Wait:
