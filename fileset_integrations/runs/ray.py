@@ -36,7 +36,7 @@ def train(job: Job) -> Trained:
     # What is left to be looked up belongs to this process: Hydra's own values, and its environment.
     OmegaConf.resolve(job.config)
     settings = job.config.ray
-    resources: Any = OmegaConf.to_container(settings.resources_per_worker) if settings.resources_per_worker else None
+    resources: Any = OmegaConf.to_container(settings.resources_per_worker)
     with _cluster(settings.address):
         result = TorchTrainer(
             _work,
@@ -45,7 +45,7 @@ def train(job: Job) -> Trained:
             scaling_config=ray.train.ScalingConfig(
                 num_workers=settings.num_workers,
                 use_gpu=settings.use_gpu,
-                resources_per_worker=resources,
+                resources_per_worker=resources or None,
             ),
             run_config=ray.train.RunConfig(
                 name="ray",

@@ -10,29 +10,32 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 import ray.train
+from hydra import compose, initialize_config_module
 from lightning.pytorch import Callback, LightningModule, Trainer
 from ray.cluster_utils import Cluster
 from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, prepare_trainer
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from fileset_integrations import Columns, FileSet
+from fileset_integrations import Columns, FileSet, schemas
 from fileset_integrations.callbacks.ray import RayCheckpoint
 from fileset_integrations.columns import Category
 from fileset_integrations.lightning import FileSetDataModule
 from fileset_integrations.ray import current_shard, last_checkpoint
+from fileset_integrations.train import run
 from tests.support.fitting import ID_COLUMNS, Recorder, ids_of, quiet_trainer
 
 BATCH_SIZE = 4  # per rank
 SEED = 7
 EPOCHS = 2
 EVERY = 3  # steps between checkpoints
-DIES_AT = 8  # steps taken before
+DIES_AT = 10  # steps taken before; six make an epoch
 
 
 class Noted(Callback):
@@ -45,6 +48,7 @@ class Noted(Callback):
         died = self.folder / "died"
         if trainer.global_rank == 1 and trainer.global_step == DIES_AT and not died.exists():
             died.touch()
+            time.sleep(1.0)  # until Ray has taken up the last checkpoint, as it does at its next health check
             os.kill(os.getpid(), signal.SIGKILL)
         with (self.folder / f"seen-{trainer.global_rank}.jsonl").open("a") as file:
             file.write(json.dumps([trainer.current_epoch, batch_idx, ids_of(batch)]) + "\n")
@@ -102,6 +106,19 @@ def datasets(folder: Path) -> dict[str, Any]:
     }
 
 
+def recipe(folder: Path) -> dict[str, Any]:
+    """A recipe with `trainer=ray`, as `fileset-train` runs it."""
+    schemas.register()
+    overrides = [
+        *("experiment=digits", "trainer=ray", "trainer.max_epochs=2", "ray.resources_per_worker={CPU:0.5}"),
+        *(f"paths.root_dir={folder}", f"paths.output_dir={folder}/run"),
+    ]
+    with initialize_config_module("fileset_integrations.conf", version_base="1.3"):
+        config = compose("train", overrides)
+    config.trainer.log_every_n_steps = 5
+    return {"accuracy": run(config), "files": sorted(path.name for path in (folder / "run").rglob("*.*"))}
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     node = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
@@ -110,15 +127,8 @@ def main() -> None:
         cluster.add_node(**node)
         cluster.wait_for_nodes(30)
         ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
-        import time
-
-        t0 = time.time()
-        a = datasets(folder)
-        print("datasets", time.time() - t0, flush=True)
-        t0 = time.time()
-        b = fit(folder)
-        print("fit", time.time() - t0, flush=True)
-        found = {"nodes": len(ray.nodes()), "datasets": a, "fit": b}
+        parts = {"datasets": datasets(folder), "fit": fit(folder), "recipe": recipe(folder)}
+        found = {"nodes": len(ray.nodes()), **parts}
     finally:
         ray.shutdown()
         cluster.shutdown()
