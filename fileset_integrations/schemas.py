@@ -254,7 +254,7 @@ class RayConf:
     address: str | None = None
     num_workers: int = 2
     use_gpu: bool = False
-    resources_per_worker: dict[str, float] = field(default_factory=dict)
+    resources_per_worker: dict[str, float] = field(default_factory=lambda: {"CPU": 1})
     storage_path: str | None = None
     max_failures: int = 0
     every_n_steps: int | None = None

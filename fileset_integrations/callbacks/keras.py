@@ -76,11 +76,13 @@ class DataWait(keras.callbacks.Callback):  # type: ignore[misc]
         """A step has ended, of as many batches as `steps_per_execution` says."""
         if self._meter is None:
             return
+        # With several batches a step, the last one's number is beyond the end where there are fewer left.
+        stop = min(batch + 1, self.params.get("steps") or batch + 1)
         rows = None
         if self.dataset is not None:
-            rows = sum(map(self.dataset.rows_of, range(self._steps, batch + 1)))
-        self._meter.done(rows, batch + 1 - self._steps)
-        self._steps = batch + 1
+            rows = sum(map(self.dataset.rows_of, range(self._steps, stop)))
+        self._meter.done(rows, stop - self._steps)
+        self._steps = stop
         if logs is not None:
             logs.update(self._meter.lap().numbers("data_"))
 

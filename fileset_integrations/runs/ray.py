@@ -45,7 +45,7 @@ def train(job: Job) -> Trained:
             scaling_config=ray.train.ScalingConfig(
                 num_workers=settings.num_workers,
                 use_gpu=settings.use_gpu,
-                resources_per_worker=resources or None,
+                resources_per_worker=resources,
             ),
             run_config=ray.train.RunConfig(
                 name="ray",

@@ -110,7 +110,7 @@ def recipe(folder: Path) -> dict[str, Any]:
     """A recipe with `trainer=ray`, as `fileset-train` runs it."""
     schemas.register()
     overrides = [
-        *("experiment=digits", "trainer=ray", "trainer.max_epochs=2", "ray.resources_per_worker={CPU:0.5}"),
+        *("experiment=digits", "trainer=ray", "trainer.max_epochs=2", "ray.resources_per_worker.CPU=0.5"),
         *(f"paths.root_dir={folder}", f"paths.output_dir={folder}/run"),
     ]
     with initialize_config_module("fileset_integrations.conf", version_base="1.3"):
