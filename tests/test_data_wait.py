@@ -89,7 +89,7 @@ def test_a_slow_loader_is_the_bottleneck_and_a_slow_model_is_not(folder, caplog)
     assert data.waited_s >= BATCHES * DELAY_S * 0.9
     assert data.seconds >= data.waited_s
     assert model.seconds - model.waited_s >= BATCHES * DELAY_S * 0.9
-    assert "data is the bottleneck" in [text for text in caplog.messages if text.startswith("Epoch 0")][0]
+    assert "data is the bottleneck" in next(text for text in caplog.messages if text.startswith("Epoch 0"))
 
 
 def test_validation_in_the_middle_of_an_epoch_is_left_out(folder):
