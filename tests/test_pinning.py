@@ -86,7 +86,7 @@ def test_batches_train_in_mixed_precision(fs):
 
 
 def test_the_trainer_copies_tensors_to_a_gpu_without_waiting(fs):
-    """Lightning does so by itself for tensors in our kind of batch: pinned ones are then copied beside the computing."""
+    """Lightning does so by itself for tensors in our kind of batch; pinned ones are copied beside the computing."""
     asked = []
 
     class Noted(torch.Tensor):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from fileset_integrations.errors import MissingDependencyError, SpecError
 from fileset_integrations.waiting import Wait, WaitMeter, Watch, in_words
@@ -14,10 +14,26 @@ except ImportError as error:  # pragma: no cover - seen only where keras is not 
         f"{error}. Keras is optional: pip install 'fileset-integrations[keras]', and torch, tensorflow or jax for it."
     ) from error
 
-if TYPE_CHECKING:
-    from fileset_integrations.keras import FileSetPyDataset
-
 _BUSY = 0.8  # of the time that threads could make batches in; below it they waited for the training
+
+
+class WatchedDataset(Protocol):
+    """A `FileSetPyDataset`, as far as `DataWait` needs it.
+
+    Attributes:
+        reader: Gives the batches, and counts what it reads.
+        clock: Times what threads spend on making them.
+        workers: Keras's own.
+        use_multiprocessing: Keras's own.
+    """
+
+    reader: FileSetReader
+    clock: ThreadClock
+    workers: int
+    use_multiprocessing: bool
+
+    def rows_of(self, index: int) -> int:
+        """Rows of batch `index` of the epoch."""
 
 
 class DataWait(keras.callbacks.Callback):  # type: ignore[misc]
@@ -42,7 +58,7 @@ class DataWait(keras.callbacks.Callback):  # type: ignore[misc]
         history: What was measured in each epoch of the last `fit`.
     """
 
-    def __init__(self, dataset: FileSetPyDataset | None = None, say: bool = True) -> None:
+    def __init__(self, dataset: WatchedDataset | None = None, say: bool = True) -> None:
         super().__init__()
         if not isinstance(say, bool):
             raise SpecError(f"say={say!r}: pass True, or False for numbers without words.")
@@ -121,7 +137,7 @@ class DataWait(keras.callbacks.Callback):  # type: ignore[misc]
 class _Source:
     """A FileSetPyDataset, as far as it can be watched from the training thread."""
 
-    def __init__(self, dataset: FileSetPyDataset) -> None:
+    def __init__(self, dataset: WatchedDataset) -> None:
         self._dataset = dataset
         alone = dataset.workers <= 1 and not dataset.use_multiprocessing
         self._in_step = alone and keras.backend.backend() == "jax"
