@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from fileset_integrations.errors import MissingDependencyError, SpecError
-from fileset_integrations.waiting import Wait, WaitMeter, Watch, in_words
+from fileset_integrations.reader import FileSetReader
+from fileset_integrations.waiting import ThreadClock, Wait, WaitMeter, Watch, in_words
 
 try:
     import keras
