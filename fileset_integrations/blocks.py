@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fileset_integrations.columns import Decoder
+from fileset_integrations.counters import Counters, ReaderStats
 from fileset_integrations.decoder import TensorSpec, Value, empty_arrays
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.fits import KeptRows, iter_block
@@ -95,10 +96,15 @@ class StreamedBlocks:
         table: Where each block lies.
         kept: Rows that the null policy leaves.
         keep: Blocks that `get` keeps.
+
+    Attributes:
+        counters: What is read and decoded.
     """
 
     def __init__(self, fs: FileSet, decoder: Decoder, table: BlockTable, kept: KeptRows, keep: int) -> None:
         self._fs, self._decoder, self._table, self._kept, self._keep = fs, decoder, table, kept, keep
+        self.counters = Counters()
+        self._hits = 0  # apart from the other counts, since `batch(i)` comes here for each of its pieces
         self._lock = threading.Lock()
         self._held: OrderedDict[int, _Slot] = OrderedDict()
         self._idle: Arena | None = None
@@ -108,6 +114,10 @@ class StreamedBlocks:
         """Keep what is decoded; forget what other threads were decoding."""
         self._lock = threading.Lock()
         self._held = OrderedDict((block, slot) for block, slot in self._held.items() if slot.loaded is not None)
+
+    def stats(self) -> ReaderStats:
+        """What was read and decoded so far, and what was there."""
+        return self.counters.stats() + ReaderStats(memory_hits=self._hits)
 
     def arena(self, slots: int) -> Arena | None:
         """Room for `slots` blocks, for `load` to decode into; None where blocks have a place of their own.
@@ -168,7 +178,9 @@ class StreamedBlocks:
         values: dict[str, list[pa.Array]] = {one.name: [] for one in decoder.tensors if one.dtype.kind == "O"}
         read = written = 0
         try:
-            for batch in iter_block(self._fs, self._table, block, decoder.columns, decoder.dictionaries, RUN_ROWS):
+            for batch in iter_block(
+                self._fs, self._table, block, decoder.columns, decoder.dictionaries, RUN_ROWS, self.counters
+            ):
                 table = pa.Table.from_batches([batch])
                 if mask is not None:
                     table = table.filter(pa.array(mask[read : read + batch.num_rows]))
@@ -180,6 +192,7 @@ class StreamedBlocks:
         except Exception as error:
             error.add_note(f"in file {self._fs.files()[int(self._table.file[block])]}")
             raise
+        self.counters.add(blocks_decoded=1)
         laid = {name: pa.concat_arrays(parts) if parts else pa.nulls(0) for name, parts in values.items()}
         return {one.name: laid[one.name] if one.name in laid else out[one.name] for one in decoder.tensors}
 
@@ -194,6 +207,8 @@ class StreamedBlocks:
                 slot = self._held[block] = _Slot()
                 while len(self._held) > self._keep:
                     self._held.popitem(last=False)
+            else:
+                self._hits += 1
             self._held.move_to_end(block)
         if mine:
             try:
@@ -212,7 +227,7 @@ class StreamedBlocks:
         return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_held", "_idle")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock(), _held=OrderedDict(), _idle=None)
+        self.__dict__.update(state, _lock=threading.Lock(), _held=OrderedDict(), _idle=None, _hits=0)
         mend_after_fork(self)
 
 

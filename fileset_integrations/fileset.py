@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fileset_integrations.counters import Counters, ReaderStats
 from fileset_integrations.decoder import root_column
 from fileset_integrations.errors import (
     ColumnError,
@@ -30,14 +31,16 @@ from fileset_integrations.splits import Selection, Share, Split
 from fileset_integrations.storage.connecting import session_of
 from fileset_integrations.storage.copying import copy_snapshot, pull
 from fileset_integrations.storage.directory import Storage, check_name, open_storage, split_connection
-from fileset_integrations.storage.footers import readable_groups
+from fileset_integrations.storage.footers import column_bytes, readable_groups
 from fileset_integrations.storage.foreign import describe_directory, read_snapshot
 from fileset_integrations.storage.verification import find_problems
 
 if TYPE_CHECKING:
     import duckdb
+    import ray.data
     import tensorflow as tf
 
+    from fileset_integrations.columns import Columns, FittedColumns
     from fileset_integrations.storage.fetching import Fetcher, ReadAhead, StageFile, Verify
     from fileset_integrations.torch import FileSetIterableDataset
 
@@ -326,11 +329,17 @@ class FileSet:
         row_groups: Sequence[int] | None = None,
         dictionaries: Sequence[str] = (),
         max_rows: int = 65_536,
+        counters: Counters | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """As `read_file`, in batches of at most `max_rows` rows: of the file, no more than these is in memory."""
+        """As `read_file`, in batches of at most `max_rows` rows: of the file, no more than these is in memory.
+
+        `counters` are told what is read.
+        """
         with self._opened(file, columns, dictionaries) as parquet:
             if row_groups is None:
                 row_groups = range(parquet.num_row_groups)
+            if counters is not None:
+                counters.add(files_opened=1, file_bytes=column_bytes(parquet, row_groups, columns))
             for groups in readable_groups(parquet.schema_arrow, row_groups):
                 yield from parquet.iter_batches(max_rows, groups, list(columns), use_threads=False)
 
@@ -452,6 +461,10 @@ class FileSet:
         storage: Storage | None = vars(self).get("_storage")  # what stands for several FileSets has none of its own
         return storage is not None and storage.fetches
 
+    def fetched(self) -> ReaderStats:
+        """Files that this process has fetched of its location so far, and their bytes."""
+        return self._storage.fetched() if self.fetches else ReaderStats()
+
     def with_cache(self, cache_dir: str | os.PathLike[str] | None, cache_bytes: int | None) -> FileSet:
         """The same FileSet, its files fetched into another cache; None keeps directory or limit as they are."""
         if not self.fetches:
@@ -568,3 +581,13 @@ class FileSet:
         from fileset_integrations.tensorflow import to_tf_dataset
 
         return to_tf_dataset(self, batch_size=batch_size, shuffle=shuffle, drop_last_batch=drop_last_batch, **options)
+
+    def to_ray_dataset(self, *, columns: Sequence[str] | Columns | FittedColumns | None = None) -> ray.data.Dataset:
+        """A `ray.data.Dataset` of the rows, read by Ray's tasks; their order is Ray's affair.
+
+        Args:
+            columns: Names of columns; or `Columns`, for tensors; None: all columns as they are.
+        """
+        from fileset_integrations.ray import to_ray_dataset
+
+        return to_ray_dataset(self, columns=columns)

@@ -20,6 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fileset_integrations.columns import Columns, Decoder, FittedColumns
+from fileset_integrations.counters import Counters
 from fileset_integrations.decoder import find_type, root_column, storage_type
 from fileset_integrations.errors import ColumnError, NullValueError
 from fileset_integrations.fileset import FileSet
@@ -174,10 +175,16 @@ def read_block(fs: FileSet, blocks: BlockTable, block: int, columns: list[str]) 
 
 
 def iter_block(
-    fs: FileSet, blocks: BlockTable, block: int, columns: list[str], dictionaries: list[str], max_rows: int
+    fs: FileSet,
+    blocks: BlockTable,
+    block: int,
+    columns: list[str],
+    dictionaries: list[str],
+    max_rows: int,
+    counters: Counters,
 ) -> Iterator[pa.RecordBatch]:
     """The same in batches of at most so many rows, strings of `dictionaries` as dictionaries."""
-    return fs.iter_file(int(blocks.file[block]), columns, _row_groups(blocks, block), dictionaries, max_rows)
+    return fs.iter_file(int(blocks.file[block]), columns, _row_groups(blocks, block), dictionaries, max_rows, counters)
 
 
 def _row_groups(blocks: BlockTable, block: int) -> range | None:

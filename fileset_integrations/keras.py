@@ -7,11 +7,13 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from fileset_integrations.callbacks.keras import DataWait as DataWait
 from fileset_integrations.columns import Columns, FittedColumns
 from fileset_integrations.errors import MissingDependencyError, SpecError
 from fileset_integrations.reader import BlockMode, FileSetReader, Transform
 from fileset_integrations.spec import Shard, as_int
 from fileset_integrations.views import FileSetLike
+from fileset_integrations.waiting import ThreadClock
 
 try:
     import keras
@@ -98,6 +100,7 @@ class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
         )
         if use_multiprocessing:
             self.reader = self.reader.shared()
+        self.clock = ThreadClock()  # of what threads spend on making batches
         self._epoch = 0
         self._resume: tuple[int, int] | None = None  # epoch and batches of it that were trained on before
         self._told = False  # the epoch was set from outside
@@ -176,7 +179,13 @@ class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
         number = as_int(index, "index")
         if not 0 <= number < len(self):
             raise IndexError(f"batch {number} of {len(self)}: this epoch's batches are 0 to {len(self) - 1}.")
-        return self.reader.model_input(self.reader.batch(self._done() + number, self._epoch))
+        with self.clock:
+            return self.reader.model_input(self.reader.batch(self._done() + number, self._epoch))
+
+    def rows_of(self, index: int) -> int:
+        """Rows of batch `index` of the epoch."""
+        first, stop = self.reader.plan.batch_bounds(self._done() + index)
+        return stop - first
 
     def _warn_of_repeats(self) -> None:
         self._firsts += 1

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 from fileset_integrations.assembly import Batch
+from fileset_integrations.callbacks.lightning import DataWait as DataWait
 from fileset_integrations.columns import Columns, FittedColumns
 from fileset_integrations.errors import MissingDependencyError, SpecError
 from fileset_integrations.fileset import FileSet
@@ -20,6 +21,7 @@ from fileset_integrations.reader import BlockMode, FileSetReader, Transform
 from fileset_integrations.spec import Shard
 from fileset_integrations.torch import check_pinning, current_shard, gpu_available, pinned, to_tensors
 from fileset_integrations.views import FileSetLike, as_fileset, is_fileset_like, shown
+from fileset_integrations.waiting import NextClock, Watch
 
 try:
     from lightning.pytorch import LightningDataModule
@@ -72,7 +74,8 @@ class FileSetLoader:
     ) -> None:
         self.reader, self._num_workers, self._epoch_now = reader, num_workers, epoch
         self.pin_memory = pin_memory
-        self._epoch = self._batches = 0
+        self._clock = NextClock()
+        self._epoch = self._batches = self._rows = 0
         self._resume: tuple[int, int] | None = None
         self._idle: list[tuple[_Indices, DataLoader[Batch]]] = []  # workers of iterations that have ended
         self._closed = False
@@ -87,8 +90,10 @@ class FileSetLoader:
         resume, self._resume = self._resume, None
         start = resume[1] if resume is not None and resume[0] == epoch else 0
         self._epoch, self._batches = epoch, start
-        for number, batch in enumerate(self._load(epoch, start), start + 1):
+        for number, batch in enumerate(self._clock.over(self._load(epoch, start)), start + 1):
             self._epoch, self._batches = epoch, number  # counted when handed out, not when read ahead
+            first, stop = self.reader.plan.batch_bounds(number - 1)
+            self._rows += stop - first
             yield self.reader.model_input(batch)
 
     def _load(self, epoch: int, start: int) -> Iterator[Batch]:
@@ -117,6 +122,10 @@ class FileSetLoader:
             pin_memory=self.pin_memory,
         )
         return indices, workers
+
+    def watch(self) -> Watch:
+        """How long was waited for batches, their rows, and what was read: by workers is not to be seen from here."""
+        return Watch(self._clock.seconds, self._rows, None if self._num_workers else self.reader.stats)
 
     def close(self) -> None:
         """End the workers that wait for another iteration, and keep none from now on."""

@@ -90,10 +90,12 @@ class MappedBlocks(StreamedBlocks):
         name = f"{self._key}-{block}"
         with suppress(BlockFileError):
             if (found := self._find(block, name, out)) is not None:
+                self.counters.add(disk_hits=1)
                 return found
         with self._files.lock(name):
             try:
                 if (found := self._find(block, name, out)) is not None:
+                    self.counters.add(disk_hits=1)
                     return found  # another made it while we waited
             except BlockFileError as error:
                 if block in self._mended:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from fileset_integrations.assembly import GROUPS_AHEAD, Assembly, Batch, Ordered, fit_budget, gather
 from fileset_integrations.blocks import KeptBlocks, StreamedBlocks
 from fileset_integrations.columns import LABEL, WEIGHT, Columns, FittedColumns, TensorSpec, bind
+from fileset_integrations.counters import ReaderStats
 from fileset_integrations.errors import FileSetLocationError, SpecError, StateMismatchError
 from fileset_integrations.fits import check_nulls, fit_once, kept_rows
 from fileset_integrations.forks import mend_after_fork
@@ -102,6 +103,7 @@ class FileSetReader:
         table = fs.manifest.blocks()
         self._kept = kept_rows(decoder, fs, table, cache_dir)
         self._table, self._decoder = table, decoder
+        self._fetched_before = fs.fetched()
         self._batch, self._order = batch, order
         self._memory_bytes = memory_bytes = as_int(memory_bytes, "memory_bytes")
         self._make_plan(streams)
@@ -162,6 +164,11 @@ class FileSetReader:
     def tensors(self) -> tuple[TensorSpec, ...]:
         """Name, shape and dtype of every tensor of a batch, before any transform."""
         return self._decoder.tensors
+
+    @property
+    def stats(self) -> ReaderStats:
+        """What was read since the reader was made, in this process: DataLoader workers count for themselves."""
+        return self._store.stats() + (self.fileset.fetched() - self._fetched_before)
 
     def model_input(self, batch: Batch) -> Any:
         """A batch as models take it: (x, y), (x, y, weight), or x alone without a label.

@@ -57,6 +57,7 @@ class TrainConf:
     model: Any = MISSING
     evaluation: Any = MISSING
     trainer: Any = MISSING
+    ray: Any = None
     callbacks: dict[str, Any] | None = None
     logger: dict[str, Any] | None = None
     paths: Any = MISSING
@@ -247,6 +248,19 @@ class LightningTrainerConf:
 
 
 @dataclass
+class RayConf:
+    """On which workers of which Ray cluster Lightning trains: see `fileset_integrations.runs.ray`."""
+
+    address: str | None = None
+    num_workers: int = 2
+    use_gpu: bool = False
+    resources_per_worker: dict[str, float] = field(default_factory=lambda: {"CPU": 1})
+    storage_path: str | None = None
+    max_failures: int = 0
+    every_n_steps: int | None = None
+
+
+@dataclass
 class KerasTrainerConf:
     """Arguments of `fileset_integrations.runs.keras.KerasTrainer`."""
 
@@ -279,6 +293,7 @@ SHAPES: dict[str, type] = {
     "regression": RegressionConf,
     "classification": ClassificationConf,
     "lightning_trainer": LightningTrainerConf,
+    "ray": RayConf,
     "keras_trainer": KerasTrainerConf,
     "paths": PathsConf,
 }

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from fileset_integrations.counters import ReaderStats
 from fileset_integrations.errors import FileSetCannotDeleteError, SchemaMismatchError, SpecError
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.manifest import Manifest
@@ -238,6 +239,9 @@ class Concatenation(View):
             wanted.setdefault(part, []).append(own)
         for part, owns in wanted.items():
             self._parts[part].want(owns)
+
+    def fetched(self) -> ReaderStats:
+        return sum((part.fetched() for part in self._parts), ReaderStats())
 
     def pull(self, *, progress: bool = True) -> None:
         """Fetch the files of each."""

@@ -2,10 +2,14 @@
 
 import pytest
 import torch
+from hydra import compose, initialize_config_module
+from lightning.fabric.utilities import move_data_to_device
 
+from fileset_integrations import schemas
 from fileset_integrations.errors import SpecError
 from fileset_integrations.lightning import FileSetDataModule
 from tests.support.data import ids, numbered
+from tests.support.fitting import ID_COLUMNS, Recorder, quiet_trainer
 
 with_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
@@ -58,3 +62,43 @@ def test_on_a_gpu_batches_are_page_locked(num_workers, fs):
     batches = list(FileSetDataModule(fs, batch_size=4, num_workers=num_workers).train_dataloader())
 
     assert all(batch[name].is_pinned() for batch in batches for name in ("id", "x", "y"))
+
+
+def test_the_config_for_a_gpu_mixes_precision_and_leaves_pinning_to_the_device():
+    schemas.register()
+    with initialize_config_module("fileset_integrations.conf", version_base="1.3"):
+        config = compose("train", ["trainer=gpu", "paths.output_dir=unused"])
+
+    assert (config.trainer.accelerator, config.trainer.devices) == ("gpu", 1)
+    assert (config.trainer.precision, config.data.pin_memory) == ("bf16-mixed", None)
+
+
+def test_batches_train_in_mixed_precision(fs):
+    """The precision of trainer=gpu, which the processor has too."""
+    model = Recorder()
+    seen = []
+    model.linear.register_forward_hook(lambda layer, inputs, output: seen.append(output.dtype))
+
+    quiet_trainer(precision="bf16-mixed").fit(model, FileSetDataModule(fs, columns=ID_COLUMNS, batch_size=4))
+
+    assert seen == [torch.bfloat16] * 4
+    assert model.linear.weight.dtype == torch.float32
+
+
+def test_the_trainer_copies_tensors_to_a_gpu_without_waiting(fs):
+    """Lightning does so by itself for tensors in our kind of batch; pinned ones are copied beside the computing."""
+    asked = []
+
+    class Noted(torch.Tensor):
+        def to(self, device, **options):
+            asked.append((device, options))
+            return self
+
+    loader = FileSetDataModule(fs, columns=ID_COLUMNS, batch_size=4)
+    loader.setup()
+    x, y = next(iter(loader.train_dataloader()))
+    noted = ({name: value.as_subclass(Noted) for name, value in x.items()}, y.as_subclass(Noted))
+
+    move_data_to_device(noted, torch.device("cuda", 0))
+
+    assert asked == [(torch.device("cuda", 0), {"non_blocking": True})] * 3

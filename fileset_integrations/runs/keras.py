@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from fileset_integrations.errors import SpecError
-from fileset_integrations.keras import FileSetPyDataset
+from fileset_integrations.keras import DataWait, FileSetPyDataset
 from fileset_integrations.runs import Job, Trained
 from fileset_integrations.summary import Batch
 
@@ -123,6 +123,9 @@ def train(job: Job) -> Trained:
     val_set = FileSetPyDataset(job.val, columns=job.columns, **arguments)
     stopwatch = Stopwatch(train_set)
     callbacks = [*job.build("callbacks").values(), train_set.callback(), stopwatch]
+    for callback in callbacks:
+        if isinstance(callback, DataWait) and callback.dataset is None:  # no config can name it
+            callback.dataset = train_set
     (job.output_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
     history = job.build("trainer").fit(model, train_set, val_set, callbacks)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,55 +17,101 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from numpy.typing import NDArray
 
 from fileset_integrations.errors import SpecError
+from fileset_integrations.outcome import Predict
 from fileset_integrations.runs import Job, Trained
 from fileset_integrations.summary import Batch
+from fileset_integrations.waiting import WaitMeter, Watched
 
 
 class Stopwatch(lightning.Callback):
-    """Times the training epochs, and within them the gaps between one batch's end and the next one's start.
-
-    Lightning fetches the next batch in that gap, and does little else there: so the sum is the time waited for data,
-    and an upper bound of it.
-    """
+    """Times the training epochs, validation left out, and within them the waiting for data."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self.waiting_s = 0.0
         self.num_rows = 0
         self.history: dict[str, list[float]] = {}
-        self._mark = 0.0
+        self._meter = WaitMeter()
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Starts the clock."""
-        self._mark = time.perf_counter()
+        loader = trainer.train_dataloader
+        self._meter = WaitMeter([loader] if isinstance(loader, Watched) else [])
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Ends a gap."""
-        now = time.perf_counter()
-        self.waiting_s += now - self._mark
-        self.seconds += now - self._mark
-        self._mark = now
+        self._meter.ready()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Starts a gap. What follows the last batch of an epoch, validation first of all, belongs to no gap."""
-        now = time.perf_counter()
-        self.seconds += now - self._mark
-        self._mark = now
-        self.num_rows += _rows(batch)
+        self._meter.done(_rows(batch))
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Stops the clock."""
+        self._meter.pause()
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Starts it again."""
+        self._meter.resume()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Keeps the epoch's metrics; validation has run by now."""
+        """Keeps the epoch's sums and metrics; validation has run by now."""
+        wait = self._meter.total()
+        self.seconds += wait.seconds
+        self.waiting_s += wait.waited_s or 0.0
+        self.num_rows += wait.rows or 0
         metrics = trainer.callback_metrics
         for name, key in (("loss", "loss_epoch"), ("val_loss", "val_loss")):
             if key in metrics:
                 self.history.setdefault(name, []).append(float(metrics[key]))
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """A model that was fitted, by what, and what was measured.
+
+    Attributes:
+        model: The model.
+        trainer: Its trainer, with callbacks and loggers.
+        stopwatch: Times, rows and the losses of each epoch.
+    """
+
+    model: lightning.LightningModule
+    trainer: lightning.Trainer
+    stopwatch: Stopwatch
+
+
 def train(job: Job) -> Trained:
-    """Fit the model of the config with its Trainer.
+    """Fit the model of the config with its Trainer, here or, with `trainer=ray`, on the workers of a Ray cluster.
 
     Raises:
         SpecError: The config's model or trainer is not Lightning's, or no batch was trained on.
+    """
+    if job.config.ray is not None:
+        from fileset_integrations.runs import ray
+
+        return ray.train(job)
+    return trained(fit(job), job)
+
+
+def fit(
+    job: Job,
+    callbacks: Sequence[lightning.Callback] = (),
+    ckpt_path: str | None = None,
+    bar: bool = True,
+    **options: Any,
+) -> Fitted:
+    """Fit the model of the config with its Trainer.
+
+    Args:
+        job: The run.
+        callbacks: Some beside those of the config.
+        ckpt_path: Checkpoint to go on from.
+        bar: Leave the config its progress bar.
+        **options: Arguments of the Trainer in place of the config's.
+
+    Raises:
+        SpecError: As of `train`.
     """
     config = job.config
     _say_once()
@@ -84,45 +131,60 @@ def train(job: Job) -> Trained:
             "Choose a model of Lightning (model=flights_mlp), or experiment=flights_keras."
         )
     stopwatch = Stopwatch()
-    callbacks = [*job.build("callbacks").values(), stopwatch]
+    chosen = [one for one in job.build("callbacks").values() if bar or not isinstance(one, ProgressBar)]
+    everything = [*chosen, stopwatch, *callbacks]
     loggers = list(job.build("logger").values())
     try:
         trainer = job.build(
             "trainer",
-            callbacks=callbacks,
+            callbacks=everything,
             logger=loggers or False,
             # What callbacks there are is the group's choice: Lightning would add a checkpoint and a progress bar.
-            enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
-            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+            enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in everything),
+            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in everything),
+            **options,
         )
     except (MisconfigurationException, ValueError) as error:
         raise SpecError(f"Lightning's Trainer refuses the keys under `trainer`: {error}") from error
     data = job.build("data", columns=job.columns)
-    trainer.fit(model, data)
+    trainer.fit(model, data, ckpt_path=ckpt_path)
+    return Fitted(model, trainer, stopwatch)
 
-    device = model.device
-    names = job.features
-    model.eval()
 
-    def predict(batch: Batch) -> NDArray[Any]:
-        x = {name: torch.from_numpy(np.ascontiguousarray(batch[name])).to(device) for name in names}
-        with torch.inference_mode():
-            return np.asarray(model.predict_step(x, 0).cpu())
-
-    files = {logger.__class__.__name__: Path(logger.log_dir) for logger in loggers if getattr(logger, "log_dir", None)}
+def trained(fitted: Fitted, job: Job) -> Trained:
+    """What a run returns."""
+    trainer, stopwatch = fitted.trainer, fitted.stopwatch
+    files = {
+        logger.__class__.__name__: Path(folder)
+        for logger in trainer.loggers
+        if (folder := getattr(logger, "log_dir", None))
+    }
     files.update(
         (type(callback).__name__, Path(callback.best_model_path or callback.last_model_path))
-        for callback in callbacks
+        for callback in trainer.checkpoint_callbacks
         if isinstance(callback, ModelCheckpoint) and (callback.best_model_path or callback.last_model_path)
     )
     return Trained(
-        predict=predict,
+        predict=predictor(fitted.model, job.features),
         history=stopwatch.history,
         num_rows=stopwatch.num_rows,
         seconds=stopwatch.seconds,
         waiting_s=stopwatch.waiting_s,
         files=files,
     )
+
+
+def predictor(model: lightning.LightningModule, features: Sequence[str]) -> Predict:
+    """From a reader's batch to the model's predictions, on the device where it is."""
+    device = model.device
+    model.eval()
+
+    def predict(batch: Batch) -> NDArray[Any]:
+        x = {name: torch.from_numpy(np.ascontiguousarray(batch[name])).to(device) for name in features}
+        with torch.inference_mode():
+            return np.asarray(model.predict_step(x, 0).cpu())
+
+    return predict
 
 
 def _say_once() -> None:

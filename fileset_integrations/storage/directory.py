@@ -23,6 +23,7 @@ import filelock
 import fsspec
 import pyarrow as pa
 
+from fileset_integrations.counters import ReaderStats
 from fileset_integrations.errors import (
     FileSetCannotDeleteError,
     FileSetExistsError,
@@ -143,6 +144,10 @@ class Storage(ABC):
         """Fetch all files of a snapshot; `done` is told the bytes of each."""
         del root
         done(manifest.num_bytes)
+
+    def fetched(self) -> ReaderStats:
+        """What this process has fetched so far."""
+        return ReaderStats()
 
     def files_without_manifest(self, name: str) -> list[str]:
         """Files of a FileSet that was made without a manifest, relative to its directory; none: there is no such."""

@@ -22,6 +22,7 @@ from typing import Literal, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fileset_integrations.counters import Counters
 from fileset_integrations.errors import FileSetCorruptError
 from fileset_integrations.forks import mend_after_fork
 from fileset_integrations.storage.connecting import refuse_in_children
@@ -79,10 +80,14 @@ class Fetcher:
         remote: Where they come from.
         cache: Where they go.
         verify: "auto", or "strict": a file that nobody knows the sha256 of is fetched twice and compared.
+
+    Attributes:
+        counters: Files that were fetched, and their bytes.
     """
 
     def __init__(self, remote: Remote, cache: FetchedFiles, verify: Verify) -> None:
         self._remote, self._cache, self._verify = remote, cache, verify
+        self.counters = Counters()
         self._pid = os.getpid()
         self._warned = False
         self._aheads: weakref.WeakSet[ReadAhead] = weakref.WeakSet()
@@ -210,6 +215,7 @@ class Fetcher:
                 return _Outcome(False, problem)
             self._cache.keep(room, target, download.sha256)
             self._cache.remember(file.key, download.sha256)
+            self.counters.add(files_fetched=1, fetched_bytes=file.size)
             return _Outcome(True, download.sha256)
 
     def _problem(self, file: StageFile, target: Path, download: Download, expected: str | None) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -141,6 +141,25 @@ def readable_groups(schema: pa.Schema, row_groups: Sequence[int]) -> list[list[i
     if len(row_groups) > 1 and any(_holds_dictionary(type_) for type_ in schema.types if pa.types.is_nested(type_)):
         return [[group] for group in row_groups]
     return [list(row_groups)]
+
+
+def column_bytes(parquet: pq.ParquetFile, row_groups: Sequence[int], columns: Collection[str]) -> int:
+    """Bytes that columns, or fields of structs by their path, take in some row groups of a file, as they lie there."""
+    wanted, metadata = set(columns), parquet.metadata
+    leaves = [
+        place
+        for place in range(metadata.num_columns)
+        if not wanted.isdisjoint(_ancestors(parquet.schema.column(place).path))
+    ]
+    groups = (metadata.row_group(group) for group in row_groups)
+    return sum(group.column(leaf).total_compressed_size for group in groups for leaf in leaves)
+
+
+def _ancestors(path: str) -> Iterator[str]:
+    """A leaf's path, and those of the columns and fields that it is a part of."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
 
 
 def _holds_dictionary(type_: pa.DataType) -> bool:

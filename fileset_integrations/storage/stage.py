@@ -21,6 +21,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
+from fileset_integrations.counters import ReaderStats
 from fileset_integrations.errors import (
     FileSetCannotDeleteError,
     FileSetCorruptError,
@@ -259,6 +260,9 @@ class StageStorage(Storage):
         fetcher = self._fetching()
         fetcher.want(file for file in files if not fetcher.cached(file))
         fetcher.fetch_all(files, lambda file: done(file.size))
+
+    def fetched(self) -> ReaderStats:
+        return ReaderStats() if self._fetcher is None else self._fetcher.counters.stats()
 
     def digests(self, root: str, manifest: Manifest) -> list[str]:
         """Sha256 of every file of a snapshot, hex, from its fetched and verified copy."""
