@@ -189,7 +189,7 @@ class FileSet:
             connection_name: See `FileSet`; for texts that name none.
 
         Raises:
-            The errors of `FileSet`.
+            FileSetError: As `FileSet` does, which names them.
         """
         where, named = split_connection(where)
         connection_name = named or connection_name
