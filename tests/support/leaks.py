@@ -48,8 +48,8 @@ class LeakCheck:
             check.look_at(note, f"a note to a {type(error).__name__}")
             super(FileSetError, error).add_note(note)
 
-        FileSetError.__init__ = noted_init  # type: ignore[method-assign]
-        FileSetError.add_note = noted_note  # type: ignore[method-assign]
+        type.__setattr__(FileSetError, "__init__", noted_init)
+        type.__setattr__(FileSetError, "add_note", noted_note)
         logging.getLogger().addHandler(self._handler)
 
     def pytest_unconfigure(self) -> None:
