@@ -213,9 +213,11 @@ def two_ranks(tmp_path_factory, snowflake_process):
     folder = tmp_path_factory.mktemp("ranks")
     snowflake_process.reset()
     make_stage(snowflake_process)
-    staged_numbers(snowflake_process, (40, 25, 30, 33, 21, 51))
     (folder / "home").mkdir()
     snowflake_process.write_profile(folder / "home", PROFILE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SNOWFLAKE_HOME", str(folder / "home"))
+        staged_numbers(snowflake_process, (40, 25, 30, 33, 21, 51))
     environment = {**os.environ, "SNOWFLAKE_HOME": str(folder / "home"), "FILESET_CACHE_DIR": str(folder / "cache")}
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.wait_fit", str(folder)],

@@ -121,6 +121,10 @@ class DataWait(Callback):
         if self.say:
             rank_zero_info(in_words(trainer.current_epoch, waits, first))
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let go of the loaders."""
+        self._meter = None
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Forget the epoch that did not come to its end."""
         self._meter = None
