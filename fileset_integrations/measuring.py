@@ -197,7 +197,7 @@ def measure(
             later = _iterate(kept, 1, seconds)
         done(1)
     shuffles = tuple(
-        shuffle_report(FileSetReader(fs, streams=number, blocks="stream", **arguments))
+        shuffle_report(FileSetReader(fs, streams=number, blocks="stream", **{**arguments, "memory_bytes": 2**62}))
         for number in sorted({reader.plan.streams, *_STREAMS})
         if number <= max(2 * len(reader.plan.block_rows), reader.plan.streams)
     )
@@ -315,8 +315,9 @@ def _advice(
     elif len(reader.plan.block_rows) <= reader.plan.streams:
         yield f"streams={reader.plan.streams} opens every block at once: a full shuffle."
     else:
-        mixed = [one for one in shuffles if one.label_mean_variance <= _MIXED]
-        best = mixed[0] if mixed else shuffles[-1]
+        fitting = [one for one in shuffles if one.window_bytes <= memory_bytes] or shuffles[:1]
+        mixed = [one for one in fitting if one.label_mean_variance <= _MIXED]
+        best = mixed[0] if mixed else fitting[-1]
         kind = "mixes rows that were sorted nearly as a true shuffle does" if mixed else "mixes best of those tried"
         yield (
             f"streams={best.streams} {kind} (batches' means vary {best.label_mean_variance:.1f} times as much), with "

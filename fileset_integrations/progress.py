@@ -32,15 +32,16 @@ def progress_bar(
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.table import Column
     from rich.text import Text
 
     class Amount(ProgressColumn):
         def render(self, task: Task) -> Text:
             whole = "" if task.total is None else f" of {amount(task.total, unit)}"
             rate = f", {amount(task.speed, unit)}/s" if task.speed else ""
-            return Text(f"{amount(task.completed, unit)}{whole}{rate}")
+            return Text(f"{amount(task.completed, unit)}{whole}{rate}", no_wrap=True)
 
-    columns = (TextColumn("{task.description}"), BarColumn(), Amount())
+    columns = (TextColumn("{task.description}"), BarColumn(20), Amount(Column(no_wrap=True)))
     time = TimeElapsedColumn() if total is None else TimeRemainingColumn()
     with Progress(*columns, time, console=Console(stderr=True, force_terminal=shown), transient=True) as progress:
         task = progress.add_task(what, total=total)

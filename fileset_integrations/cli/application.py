@@ -57,7 +57,7 @@ _STOPPING = (signal.SIGTERM, signal.SIGHUP)
 class Application(TyperGroup):
     """The group of all commands: turns what goes wrong in one into a line and an exit code."""
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
         """Run a command and end the process with its exit code."""
         arguments = list(sys.argv[1:] if args is None else args)
         # Wherever it stands: it is thought of when a command has failed, and then put at its end.
@@ -65,7 +65,7 @@ class Application(TyperGroup):
         debug = "--debug" in arguments[:end]
         arguments = [one for place, one in enumerate(arguments) if one != "--debug" or place >= end]
         try:
-            code = super().main(arguments, prog_name, **{**extra, "standalone_mode": False})
+            code = super().main(arguments, *rest, **{**extra, "standalone_mode": False})
         except Exception as error:
             if debug:
                 traceback.print_exc()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -43,26 +44,30 @@ def stats(
     if as_json:
         print_json({"fileset": where, "num_rows": fs.num_rows, "columns": [one.to_json() for one in profiles]})
         return
-    headers = ("column", "type", "nulls", "distinct", "min", "max", "mean", "std", "5 %", "median", "95 %", "top")
-    print_table(headers, map(_row, profiles))
+    if sys.stdout.isatty():
+        for one in profiles:
+            said = {name: value for name, value in _described(one).items() if value != ""}
+            print_facts({one.name: one.type, **said})
+            typer.echo()
+        return
+    print_table((), ([one.name, one.type, *_described(one).values()] for one in profiles))
 
 
-def _row(one: ColumnProfile) -> list[Any]:
+def _described(one: ColumnProfile) -> dict[str, Any]:
+    """What is said of a column, the same of each, so that its place among tabs tells what it is."""
     about = "≈" if one.approximate else ""
-    if one.kind in ("text", "bytes", "list") and one.minimum is None and one.lengths is not None:
-        ends = [f"length {one.lengths.minimum}", f"length {one.lengths.maximum}", f"length {_short(one.lengths.mean)}"]
-    else:
-        ends = [_short(one.minimum), _short(one.maximum), _short(one.mean)]
-    return [
-        one.name,
-        one.type,
-        one.nulls,
-        "" if one.distinct is None else f"{about}{one.distinct}",
-        *ends,
-        _short(one.std),
-        *(f"{about}{_short(one.quantiles[key])}" if key in one.quantiles else "" for key in ("0.05", "0.5", "0.95")),
-        ", ".join(f"{str(value)[:20]} ({count})" for value, count in one.top[:3]),
-    ]
+    lengths = one.lengths
+    return {
+        "nulls": one.nulls,
+        "distinct": "" if one.distinct is None else f"{about}{one.distinct}",
+        "min": _short(one.minimum),
+        "max": _short(one.maximum),
+        "mean": _short(one.mean),
+        "std": _short(one.std),
+        "quantiles": ", ".join(f"{float(share):.0%} {about}{_short(value)}" for share, value in one.quantiles.items()),
+        "lengths": "" if lengths is None else f"{lengths.minimum} to {lengths.maximum}, mean {_short(lengths.mean)}",
+        "top": ", ".join(f"{str(value)[:40]} ({count})" for value, count in one.top),
+    }
 
 
 def _short(value: Any) -> str:

@@ -54,9 +54,7 @@ def named(where: str | None) -> str:
         try:
             text = str(json.loads(text)["fileset"])
         except (ValueError, KeyError, TypeError):
-            raise FileSetLocationError(
-                "Standard input holds JSON without the key 'fileset'. Pass LOCATION/NAME."
-            ) from None
+            raise SpecError("Standard input is JSON without the key 'fileset'. Pass LOCATION/NAME.") from None
     if not text:
         raise SpecError("There is no LOCATION/NAME. Pass it, or pipe it in: fileset make ... | fileset info")
     return text

@@ -42,7 +42,9 @@ def make(
         list[str] | None, typer.Option(help="Column that is unique (repeat for several), to shuffle by.")
     ] = None,
     max_file_bytes: MaxFileBytes = 32 * 2**20,
-    if_exists: Annotated[str, typer.Option(help="error, or open: accept what the same query made.")] = "error",
+    if_exists: Annotated[
+        str, typer.Option(metavar="error|open", help="Where the name is taken: open accepts what the same query made.")
+    ] = "error",
     store_query: Annotated[bool, typer.Option(help="Keep the query's text, secrets masked.")] = True,
     connection_name: Profile = None,
     as_json: Json = False,

@@ -36,6 +36,7 @@ _BATCH_ROWS = 65_536
 # Up to here distinct counts and quantiles are exact: both hold all values of all columns in memory.
 _EXACT_VALUES = 4_000_000
 _EXACT_BYTES = 128 * 2**20
+_EXACT_INTEGER = 2**53  # the last one before float64 has gaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ class ColumnProfile:
         histogram: Of numbers and times, infinities left out.
         top: The most frequent values that occur more than once, and how often, exactly.
         top_share: Share of the values that are not null that those make up.
-        approximate: `distinct` and `quantiles` are estimates: within about 3 % and 1 % of the rows.
+        approximate: `distinct` and `quantiles` are estimates: within about 5 % and 1 % of the rows.
         top_approximate: Another value might be as frequent as one of `top`.
     """
 
@@ -210,6 +211,7 @@ class _Account:
         self._top = np.zeros(0, np.int64)
         self._range: tuple[float, float, int] | None = None
         self._ends: tuple[Any, Any] = (None, None)
+        self._origin = 0
         self._bins = np.zeros(0, np.int64)
 
     def learn(self, table: pa.Table) -> pa.ChunkedArray | None:
@@ -252,13 +254,15 @@ class _Account:
             low, high = self._quantiles[0], self._quantiles[-1]
         if low is None or high is None or not (_finite(low) and _finite(high)):
             return
-        start, stop = float(low), float(high)
-        self._ends = low, high
-        if pa.types.is_integer(self.plain) and int(high) - int(low) < BINS:
-            self._range = (start - 0.5, stop + 0.5, int(high) - int(low) + 1)  # a bin for each number
-        elif start < stop and math.isfinite(stop - start) and (stop - start) / BINS > 0:
+        if pa.types.is_integer(self.plain) and int(high) - int(low) <= _EXACT_INTEGER:
+            self._origin = int(low)  # counted from there, floats tell neighbours apart
+        start, stop = float(low - self._origin), float(high - self._origin)
+        if pa.types.is_integer(self.plain) and stop - start < BINS:
+            self._range = (start - 0.5, stop + 0.5, int(stop - start) + 1)  # a bin for each number
+        elif math.isfinite(stop - start) and np.all(np.diff(np.linspace(start, stop, BINS + 1)) > 0):
             self._range = (start, stop, BINS)
         if self._range is not None:
+            self._ends = low, high
             self._bins = np.zeros(self._range[2], np.int64)
 
     def count(self, table: pa.Table) -> None:
@@ -271,7 +275,11 @@ class _Account:
             self._top += np.bincount(places, minlength=len(self._top))
         if self._range is not None and values is not None:
             start, stop, bins = self._range
-            numbers: NDArray[np.float64] = values.drop_null().cast(pa.float64(), safe=False).to_numpy()
+            values = values.drop_null()
+            if self._origin:
+                wide = pa.uint64() if pa.types.is_uint64(values.type) else pa.int64()
+                values = pc.subtract(values.cast(wide), pa.scalar(self._origin, wide))
+            numbers: NDArray[np.float64] = values.cast(pa.float64(), safe=False).to_numpy()
             if pa.types.is_floating(self.plain):
                 numbers = numbers[np.isfinite(numbers)]
             # A decimal's float may lie a bit outside of the float of the extreme.
@@ -308,7 +316,7 @@ class _Account:
             top=tuple((leaf.shown(value), number) for value, number in top),
             top_share=sum(number for _, number in top) / valid if valid else 0.0,
             approximate=self.sketched and not self._exact,
-            top_approximate=bool(top) and (self._distinct or 0) > _CANDIDATES // 2,
+            top_approximate=bool(top) and (self._distinct or 0) > _CANDIDATES * 4 // 5,
         )
 
     def _most_frequent(self) -> list[tuple[Any, int]]:
@@ -323,6 +331,7 @@ class _Account:
             return None
         start, stop, _ = self._range
         low, high = self._ends
+        start, stop = start + self._origin, stop + self._origin
         return Histogram(start, stop, tuple(self._bins.tolist()), (self.leaf.shown(low), self.leaf.shown(high)))
 
 

@@ -72,7 +72,12 @@ def render(
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "tidy": tidy, "size": lambda size: amount(size, "bytes")}
+    environment.filters |= {
+        "number": number,
+        "duration": duration,
+        "tidy": tidy,
+        "size": lambda size: amount(size, "bytes"),
+    }
     text = files("fileset_integrations.report").joinpath("report.html").read_text(encoding="utf-8")
     manifest = fs.manifest
     rows, sizes = manifest.file_rows.tolist(), manifest.files["bytes"].to_pylist()
@@ -163,7 +168,17 @@ def number(value: Plain) -> str:
         return tidy(value)
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:,.6g}" if 1e-4 <= abs(value) < 1e15 or not value else f"{value:.6g}"
+    if 1e6 <= abs(value) < 1e15:
+        return f"{value:,.0f}"
+    return f"{value:,.{7 if abs(value) >= 1e5 else 6}g}"  # 999,999.5, not 1e+06
+
+
+def duration(seconds: float) -> str:
+    """A span of time in the greatest unit that it is more than two of."""
+    for name, unit in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds > 2 * unit:
+            return f"{seconds / unit:,.4g} {name}"
+    return f"{seconds:.4g} s"
 
 
 def tidy(text: object, limit: int = _SHOWN) -> str:
