@@ -199,7 +199,7 @@ def measure(
     shuffles = tuple(
         shuffle_report(FileSetReader(fs, streams=number, blocks="stream", **{**arguments, "memory_bytes": 2**62}))
         for number in sorted({reader.plan.streams, *_STREAMS})
-        if number <= max(2 * len(reader.plan.block_rows), reader.plan.streams)
+        if number <= max(8 * len(reader.plan.block_rows), reader.plan.streams)
     )
     return Measured(
         columns=tuple(names),
@@ -312,8 +312,6 @@ def _advice(
         )
     if fs.manifest.shuffle:
         yield f"The rows were shuffled when they were written: streams={reader.plan.streams} mixes them well enough."
-    elif len(reader.plan.block_rows) <= reader.plan.streams:
-        yield f"streams={reader.plan.streams} opens every block at once: a full shuffle."
     else:
         fitting = [one for one in shuffles if one.window_bytes <= memory_bytes] or shuffles[:1]
         mixed = [one for one in fitting if one.label_mean_variance <= _MIXED]

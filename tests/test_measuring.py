@@ -24,7 +24,7 @@ def test_every_way_of_reading_is_measured_and_is_plain_json(fs, cache):
     assert [one.num_rows for one in (found.decode, found.first_epoch, found.later_epochs)] == [40_000] * 3
     assert found.decoded_bytes == 40_000 * (8 + 8 + 4 + 8)  # texts as codes
     assert found.first_batch_s > 0 and found.used_bytes > 0
-    assert [one.streams for one in found.shuffles] == [8, 16, 32, 64]
+    assert [one.streams for one in found.shuffles] == [8, 16, 32, 64, 128]
     plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert plain["first_epoch"]["rows_per_s"] == pytest.approx(40_000 / found.first_epoch.seconds)
 
@@ -38,15 +38,13 @@ def test_advice_names_streams_that_mix_and_memory_that_suffices(fs, cache):
     assert f"memory_bytes={2 * 40_000 * 8}" in tight.advice[0]
 
 
-def test_advice_knows_what_was_shuffled_and_what_is_small(tmp_path, cache):
+def test_advice_knows_what_was_shuffled_when_it_was_made(tmp_path, cache):
     query = "SELECT i FROM range(20000) t(i)"
     shuffled = FileSet.make(target_stage_loc=tmp_path, name="x", query=query, shuffle=True)
 
     said = measure(shuffled, seconds=1, cache_dir=cache).advice
-    small = measure(numbered(tmp_path / "small", [10, 10]), seconds=1, cache_dir=cache).advice
 
     assert any("shuffled when they were written" in one for one in said)
-    assert any("a full shuffle" in one for one in small)
 
 
 def test_columns_without_a_tensor_are_left_out_and_named(tmp_path):

@@ -18,7 +18,8 @@ def interruptible(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     """While this is held, SIGINT, SIGTERM and SIGHUP stop the query that runs on a connection.
 
     Without it, KeyboardInterrupt comes when the query is done, which may be hours later. The signal's own handler runs
-    as ever, and decides what is raised; where DuckDB swallows that, it is asked again. Only the main thread has handlers; elsewhere this does nothing.
+    as ever, and decides what is raised; where DuckDB swallows that, it is asked again. Only the main thread has
+    handlers; elsewhere this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

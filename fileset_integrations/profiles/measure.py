@@ -257,8 +257,11 @@ class _Account:
         if pa.types.is_integer(self.plain) and int(high) - int(low) <= _EXACT_INTEGER:
             self._origin = int(low)  # counted from there, floats tell neighbours apart
         start, stop = float(low - self._origin), float(high - self._origin)
-        if pa.types.is_integer(self.plain) and stop - start < BINS:
-            self._range = (start - 0.5, stop + 0.5, int(stop - start) + 1)  # a bin for each number
+        if pa.types.is_integer(self.plain) and stop - start <= _EXACT_INTEGER:
+            # Bins of as many integers each, one if it can be: else some hold one more than their neighbours.
+            each = -(-(int(stop - start) + 1) // BINS)
+            bins = -(-(int(stop - start) + 1) // each)
+            self._range = (start - 0.5, start - 0.5 + bins * each, bins)
         elif math.isfinite(stop - start) and np.all(np.diff(np.linspace(start, stop, BINS + 1)) > 0):
             self._range = (start, stop, BINS)
         if self._range is not None:

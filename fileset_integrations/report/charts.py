@@ -22,7 +22,7 @@ class Bar:
         y: Upper edge.
         width: Its width.
         height: Its height.
-        shade: How dark it is, in (0, 1].
+        shade: How strong its colour is, in (0, 1].
     """
 
     x: float
@@ -56,19 +56,21 @@ def grouped(values: Sequence[float]) -> tuple[list[float], int]:
 
 
 def cells_of(shares: NDArray[np.float64], width: float = WIDTH, height: float = 160) -> list[Bar]:
-    """Cells of a map of (columns, rows), darker where the share is greater; those without any are left out."""
+    """Cells of a map of (columns, rows), stronger where the share is greater; those without any are left out."""
     if not shares.size:
         return []
     columns, rows = shares.shape
-    # As dark as can be from four times the share of a true shuffle on: else one band that stands out hides the rest.
+    # As strong as can be from four times the share of a true shuffle on: else one band that stands out hides the rest.
     shades = np.minimum(shares * rows / 4, 1.0)
-    wide, high = width / columns, height / rows
+    # Edges are rounded, not widths: cells that overlapped by a hundredth would show as lines.
+    x, y = np.linspace(0, width, columns + 1).round(2), np.linspace(0, height, rows + 1).round(2)
+    wide, high = np.diff(x).tolist(), np.diff(y).tolist()
     return [
-        Bar(_tidy(column * wide), _tidy(row * high), _tidy(wide), _tidy(high), max(round(float(shade), 2), 0.02))
+        Bar(float(x[column]), float(y[row]), _tidy(wide[column]), _tidy(high[row]), max(round(float(shade), 2), 0.02))
         for (column, row), shade in np.ndenumerate(shades)
         if shade > 0
     ]
 
 
 def _tidy(number: float) -> float:
-    return round(number, 2)
+    return round(float(number), 2)

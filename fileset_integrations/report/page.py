@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from fileset_integrations.throughput import throughputs
 
 _SHOWN = 120  # characters of a value or a name
 _QUERY = 20_000  # characters of the query
-_MAP_HEIGHT = 160
+_MAP_HEIGHT, _BANDS = 160, 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +73,7 @@ def render(
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
-        "number": number,
-        "duration": duration,
-        "tidy": tidy,
-        "size": lambda size: amount(size, "bytes"),
-    }
+    environment.filters |= {"number": number, "duration": duration, "tidy": tidy, "times": times, "size": size}
     text = files("fileset_integrations.report").joinpath("report.html").read_text(encoding="utf-8")
     manifest = fs.manifest
     rows, sizes = manifest.file_rows.tolist(), manifest.files["bytes"].to_pylist()
@@ -143,7 +139,11 @@ def _mixing(fs: FileSet, streams: Sequence[int], batch_size: int) -> list[Mixing
         reader = FileSetReader(fs, **arguments, **order)
         figures = shuffle_report(reader)
         window = figures.window_bytes // max(reader.row_bytes, 1) * row_bytes
-        found.append(Mixing(title, figures, amount(window, "bytes"), cells_of(mixing_map(reader), height=_MAP_HEIGHT)))
+        found.append(
+            Mixing(
+                title, figures, amount(window, "bytes"), cells_of(mixing_map(reader, bands=_BANDS), height=_MAP_HEIGHT)
+            )
+        )
     return found
 
 
@@ -171,6 +171,16 @@ def number(value: Plain) -> str:
     if 1e6 <= abs(value) < 1e15:
         return f"{value:,.0f}"
     return f"{value:,.{7 if abs(value) >= 1e5 else 6}g}"  # 999,999.5, not 1e+06
+
+
+def size(num_bytes: int) -> str:
+    """A number of bytes in the unit that suits it."""
+    return amount(num_bytes, "bytes")
+
+
+def times(ratio: float) -> str:
+    """How many times as much something is."""
+    return "–" if math.isnan(ratio) else f"{ratio:,.{1 if ratio < 100 else 0}f}"
 
 
 def duration(seconds: float) -> str:
