@@ -298,7 +298,6 @@ def test_help_and_mistakes_load_nothing_that_reads_data(tmp_path):
     ("shell", "typed", "offered"), [("bash", "fileset he", "head"), ("zsh", "fileset cache pr", "prune")]
 )
 def test_a_shell_completes_commands(shell, typed, offered):
-    # As the function that --install-completion installs calls it.
     asked = {
         "_FILESET_COMPLETE": f"complete_{shell}",
         "COMP_WORDS": typed,
@@ -310,6 +309,24 @@ def test_a_shell_completes_commands(shell, typed, offered):
 
     assert done.exit_code == 0
     assert offered in done.stdout
+
+
+def test_the_installed_command_completes_in_a_bash_that_completion_was_installed_for(tmp_path):
+    folder = Path(sys.executable).parent
+    # Typer asks which shell it runs in; a test has none around it, and says so in the way that typer's own do.
+    environment = {
+        **os.environ,
+        "HOME": str(tmp_path),
+        "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+        "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1",
+    }
+    asked = 'source ~/.bashrc; COMP_WORDS=(fileset st); COMP_CWORD=1; _fileset_completion fileset; echo "$COMPREPLY"'
+
+    for command in ("fileset --install-completion bash", asked):
+        done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+
+    assert done.stdout == "stats\n"
 
 
 # --- the cache -------------------------------------------------------------------------------------------------------

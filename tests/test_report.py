@@ -16,6 +16,7 @@ from fileset_integrations.report.charts import HEIGHT, WIDTH, cells_of, columns_
 from fileset_integrations.report.page import duration, number, render, tidy
 from fileset_integrations.throughput import record_throughput
 from tests.support.data import fileset_of, numbered, table
+from tests.support.staged import PROFILE, STAGE, staged_numbers
 
 HOSTILE = "</pre></title><script>alert(1)</script>\"'&\x00\u202e"
 
@@ -159,6 +160,16 @@ def test_numbers_are_shown_as_people_read_them(value, shown):
 def test_spans_of_time_and_long_texts_are_shortened():
     assert [duration(one) for one in (1.5, 600, 7200 * 2, 86_400 * 10)] == ["1.5 s", "10 minutes", "4 hours", "10 days"]
     assert tidy("x" * 500) == "x" * 119 + "…"
+
+
+def test_a_fileset_in_a_stage_is_fetched_for_it(snowflake_server, stage, cache, tmp_path):
+    staged_numbers(snowflake_server, [30, 20])
+    path = tmp_path / "page.html"
+
+    done = CliRunner().invoke(cli.app, ["report", f"{STAGE}/sets/numbers", "-o", str(path), "-c", PROFILE])
+
+    assert done.exit_code == 0, done.output
+    assert "50 rows, 2 files" in path.read_text(encoding="utf-8")
 
 
 def test_the_commands_write_it_and_record_what_they_measured(tmp_path, cache):

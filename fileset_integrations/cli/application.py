@@ -51,7 +51,8 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (FileNotFoundError, NOT_FOUND),
 )
 
-_STOPPING = (signal.SIGTERM, signal.SIGHUP)
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_stopped: list[int] = []  # signals that this process was stopped by
 
 
 class Application(TyperGroup):
@@ -70,7 +71,10 @@ class Application(TyperGroup):
             if debug:
                 traceback.print_exc()
             code, text = explained(error)
-            print(f"fileset: {text}", file=sys.stderr)
+            if _stopped:  # what the handler raised was swallowed on its way, and this is what came of it
+                code = 128 + _stopped[0]
+            else:
+                print(f"fileset: {text}", file=sys.stderr)
         sys.exit(code if isinstance(code, int) else OK)
 
     def invoke(self, ctx: Any) -> Any:
@@ -150,4 +154,5 @@ def main() -> None:
 
 def _stop(number: int, frame: object) -> None:
     # As an exception, so that whatever is half-written is removed on its way.
-    raise SystemExit(128 + number)
+    _stopped.append(number)
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
