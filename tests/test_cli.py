@@ -179,6 +179,7 @@ def test_rm_orphans_removes_what_crashed_makes_left_and_nothing_else(made):
         (2, ["bench", "{made}/rows", "--streams", "0"]),
         (2, ["cache", "prune"]),
         (3, ["info", "{made}/absent"]),
+        (3, ["ls", "{made}/absent"]),
         (3, ["make", "{made}", "x", "--query", "{made}/absent.sql"]),
         (4, ["make", "{made}", "rows"]),
         (1, ["report", "{made}/rows", "-o", "{made}/absent/page.html"]),
@@ -282,6 +283,17 @@ def test_a_command_that_is_stopped_leaves_nothing_half_written(number, code, tmp
 
     assert process.returncode == code, said
     assert [path.name for path in (tmp_path / "sets").iterdir() if path.suffix != ".lock"] == []
+
+
+def test_signals_that_are_ignored_stay_so(tmp_path):
+    program = f"import atexit, signal; atexit.register(lambda: print(*map(signal.getsignal, (1, 15)))); {PROGRAM}"
+
+    done = subprocess.run(
+        ["nohup", sys.executable, "-c", program, "--version"], capture_output=True, text=True, timeout=60, cwd=tmp_path
+    )
+
+    assert done.returncode == 0
+    assert "1 <function _stop" in done.stdout.splitlines()[-1]  # SIG_IGN is 1
 
 
 def test_help_and_mistakes_load_nothing_that_reads_data(tmp_path):

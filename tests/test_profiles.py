@@ -153,6 +153,12 @@ def test_structs_are_described_field_by_field(tmp_path):
     assert (deep.name, deep.nulls, deep.distinct) == ("s.b.c", 2, 1)
 
 
+def test_fields_may_have_any_name(tmp_path):
+    fs = fileset_of(tmp_path, pa.table({"s": [{"a.b": 1, "": "x", "a": {"b": 2.5}}]}))
+
+    assert [(one.name, one.minimum) for one in profile_columns(fs)] == [("s.a.b", 1), ("s.", None), ("s.a.b", 2.5)]
+
+
 @pytest.mark.parametrize("type_", [type_ for _, type_ in TYPES], ids=str)
 def test_every_type_that_a_file_can_have_is_described(type_, tmp_path):
     try:

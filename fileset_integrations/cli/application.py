@@ -148,7 +148,8 @@ def fileset(
 def main() -> None:
     """Run the command. A mistake of the user's is one line on standard error."""
     for number in _STOPPING:
-        signal.signal(number, _stop)
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _stop)
     app(prog_name="fileset")
 
 

@@ -23,7 +23,7 @@ from fileset_integrations.cli.output import (
     seen,
 )
 from fileset_integrations.cli.sizes import MaxFileBytes
-from fileset_integrations.errors import FileSetCorruptError, QueryError
+from fileset_integrations.errors import FileSetCorruptError, FileSetNotFoundError, QueryError
 
 if TYPE_CHECKING:
     from fileset_integrations.storage.directory import Storage
@@ -91,10 +91,14 @@ def _query(path: Path | None) -> str:
 def ls(location: Location, connection_name: Profile = None, as_json: Json = False) -> None:
     """List the FileSets at a location: name, rows, files, bytes, when they were made."""
     from fileset_integrations.fileset import FileSet
+    from fileset_integrations.storage.directory import LocalStorage
 
     storage = _storage(location, connection_name)
     found, damaged = [], []
-    for name in storage.names():
+    names = storage.names()
+    if not names and isinstance(storage, LocalStorage) and not Path(storage.location).is_dir():
+        raise FileSetNotFoundError(f"{storage.location}: there is no such directory. Pass one that holds FileSets.")
+    for name in names:
         try:
             fs = FileSet(target_stage_loc=location, name=name, connection_name=connection_name)
         except FileSetCorruptError as error:

@@ -38,7 +38,9 @@ class Leaf:
         """The column or field as it stands in a table that holds the column; null where a struct around it is."""
         column = table[self.path[0]]
         for name in self.path[1:]:
-            column = pc.struct_field(_storage(column), name)
+            column = _storage(column)
+            # By its place: a name with a dot would be taken for a path.
+            column = pc.struct_field(column, [column.type.get_field_index(name)])
         return _storage(column)
 
     def values(self, column: pa.ChunkedArray) -> pa.ChunkedArray | None:
