@@ -14,17 +14,14 @@ ENDLESS = "SELECT sum(hash(a.i * b.i)) FROM range(100000000) a(i), range(100000)
 
 
 def send(number, after_s):
-    timer = threading.Timer(after_s, lambda: os.kill(os.getpid(), number))
-    timer.start()
-    return timer
+    threading.Timer(after_s, lambda: os.kill(os.getpid(), number)).start()
 
 
 @pytest.mark.parametrize("after_s", [0.05, 0.2, 0.5])
 def test_ctrl_c_stops_a_query_that_runs(after_s):
     with connect() as connection:
-        send(signal.SIGINT, after_s)
-
         with pytest.raises(KeyboardInterrupt), interruptible(connection):
+            send(signal.SIGINT, after_s)
             connection.sql(ENDLESS).fetchall()
 
         assert connection.sql("SELECT 1").fetchall() == [(1,)]
@@ -36,10 +33,9 @@ def test_another_signals_own_handler_decides_what_is_raised():
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        with connect() as connection:
+        with connect() as connection, pytest.raises(SystemExit, match="15"), interruptible(connection):
             send(signal.SIGTERM, 0.2)
-            with pytest.raises(SystemExit, match="15"), interruptible(connection):
-                connection.sql(ENDLESS).fetchall()
+            connection.sql(ENDLESS).fetchall()
     finally:
         signal.signal(signal.SIGTERM, before)
 

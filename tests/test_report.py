@@ -62,6 +62,7 @@ def test_names_values_and_the_query_are_text_whatever_they_hold(tmp_path, cache)
     assert "script" not in found.names
     assert found.text.count("<script>alert(1)</script>") >= 4  # title, heading, query, column, value
     assert "\\u202e" in found.text and "\\u0000" in found.text
+    assert "\u202e" not in found.text
 
 
 def test_it_says_where_the_fileset_comes_from_and_how_fast_it_was_read(tmp_path, cache):

@@ -69,7 +69,7 @@ def render(
     Raises:
         SpecError: A number of streams, or the batch size, is out of range.
     """
-    # Loading it takes longer than all the rest of the command line.
+    # Loaded here: of all commands, one needs it.
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -83,7 +83,7 @@ def render(
         title=title or fs.name,
         fs=fs,
         manifest=manifest,
-        query=None if query is None else query[:_QUERY] + ("\n…" if len(query) > _QUERY else ""),
+        query=None if query is None else _lines(query),
         profiles=[(profile, _histogram(profile)) for profile in profiles],
         approximate=any(profile.approximate for profile in profiles),
         files=_sizes(sizes),
@@ -96,6 +96,11 @@ def render(
         at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     return page
+
+
+def _lines(query: str) -> str:
+    shown = query if len(query) <= _QUERY else query[:_QUERY] + "\n…"
+    return "\n".join(tidy(line, limit=_QUERY) for line in shown.expandtabs(4).splitlines())
 
 
 def _histogram(profile: ColumnProfile) -> list[Bar]:
