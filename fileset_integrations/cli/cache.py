@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -16,9 +16,6 @@ from fileset_integrations.cli.sizes import MaxBytes
 from fileset_integrations.cli.snapshots import confirmed
 from fileset_integrations.errors import SpecError
 
-if TYPE_CHECKING:
-    from fileset_integrations.storage.lru import LruFiles
-
 cache = typer.Typer(no_args_is_help=True, help="What this machine keeps of FileSets; FILESET_CACHE_DIR places it.")
 app.add_typer(cache, name="cache")
 
@@ -26,7 +23,6 @@ Folder = Annotated[
     Path | None, typer.Option("--cache-dir", help="The cache directory; FILESET_CACHE_DIR, else the user's, without.")
 ]
 
-_LIMITED = ("files", "blocks")  # folders of files that one limit each holds for
 _REMEMBERED = {"columns": ("fits", ".json"), "kept": ("rows left by null policies", ".npz")}
 _DIGEST = re.compile("[0-9a-f]{64}")
 
@@ -59,14 +55,13 @@ def cache_prune(
     """
     if everything == (max_bytes is not None):
         raise SpecError("cache prune takes one of --max-bytes SIZE and --all.")
-    from fileset_integrations.storage.cache import cache_root
+    from fileset_integrations.storage.cache import cache_root, cached_files
 
     root = cache_root(cache_dir)
     before = _kinds(root)
     if everything:
         confirmed(yes, f"Remove {sum(kind['num_bytes'] for kind in before):,} bytes of what {root} keeps?")
-    for files in _limited(root, 0 if max_bytes is None else max_bytes):
-        files.trim()
+    cached_files(root, 0 if max_bytes is None else max_bytes).trim()
     if everything:
         for _, path in _remembered(root):
             path.unlink(missing_ok=True)
@@ -90,11 +85,12 @@ _NOTHING = {"num_files": 0, "num_bytes": 0}
 
 def _kinds(root: Path) -> list[dict[str, Any]]:
     """What there is of each kind."""
+    from fileset_integrations.storage.cache import cached_files
+
     found: dict[str, list[tuple[int, float]]] = {}
-    for files in _limited(root, None):
-        for entry in files.entries():
-            kind = "being written" if not entry.complete else "decoded blocks" if "-" in entry.name else "fetched files"
-            found.setdefault(kind, []).append((entry.num_bytes, entry.used_ns / 1e9))
+    for entry in cached_files(root, None).entries():
+        kind = "being written" if not entry.complete else "decoded blocks" if "-" in entry.name else "fetched files"
+        found.setdefault(kind, []).append((entry.num_bytes, entry.used_ns / 1e9))
     for kind, path in _remembered(root):
         stat = path.stat()
         found.setdefault(kind, []).append((stat.st_size, stat.st_atime))
@@ -107,14 +103,6 @@ def _kinds(root: Path) -> list[dict[str, Any]]:
         }
         for kind, files in found.items()
     ]
-
-
-def _limited(root: Path, max_bytes: int | None) -> Iterator[LruFiles]:
-    from fileset_integrations.storage.lru import LruFiles
-
-    for name in _LIMITED:
-        if (root / name).is_dir():
-            yield LruFiles(root / name, max_bytes)
 
 
 def _remembered(root: Path) -> Iterator[tuple[str, Path]]:
