@@ -26,6 +26,7 @@ from fileset_integrations.errors import (
 )
 from fileset_integrations.making import Digest, IfExists, Recipe, make_snapshot
 from fileset_integrations.manifest import Manifest
+from fileset_integrations.progress import progress_bar
 from fileset_integrations.spec import as_int
 from fileset_integrations.splits import Selection, Share, Split
 from fileset_integrations.storage.connecting import session_of
@@ -103,6 +104,7 @@ class FileSet:
         store_query: bool = True,
         digest: Digest | None = None,
         storage_options: Mapping[str, Any] | None = None,
+        progress: bool = False,
     ) -> FileSet:
         """Run a query and keep its result under a name. Nothing opens under that name until all of it is written.
 
@@ -127,6 +129,7 @@ class FileSet:
             digest: "readback" fetches the files that Snowflake wrote, once, and keeps their sha256 in the manifest;
                 without it, each machine finds it at its first fetch. Files that are written here have it in any case.
             storage_options: Options for fsspec, for a location that is a URL. Never shown or stored.
+            progress: Show how many rows are written and how fast, where standard error is a terminal.
 
         Raises:
             QueryError: The query is not exactly one SELECT, or it failed.
@@ -138,7 +141,7 @@ class FileSet:
         session = session_of(sf_connection, snowpark_session, connection_name)
         storage = open_storage(target_stage_loc, storage_options, session=session)
         recipe = Recipe.of(query, shuffle, seed, shuffle_key, max_file_bytes, store_query, digest)
-        manifest = make_snapshot(storage, check_name(name), recipe, duckdb_connection, if_exists)
+        manifest = make_snapshot(storage, check_name(name), recipe, duckdb_connection, if_exists, progress)
         made = cls.__new__(cls)
         made._set(storage, name, storage.url(name), manifest, managed=True)
         return made
@@ -424,13 +427,24 @@ class FileSet:
             FileSetCorruptError: Names each file that is missing or differs, and how.
         """
         manifest = self._checked()
-        problems = find_problems(self._storage, self._root, manifest)
+        problems = self.find_problems()
         if problems:
             count = f"{len(problems)} of {manifest.files.num_rows}"
             raise FileSetCorruptError(
                 f"{self._root}: {count} files are not what was written. Make or copy the FileSet again.\n  "
                 + "\n  ".join(problems)
             )
+
+    def find_problems(self, *, progress: bool = False) -> list[str]:
+        """What `verify` finds: a line for each file that is missing or differs, its path first.
+
+        Args:
+            progress: Show a progress bar, where standard error is a terminal.
+        """
+        manifest = self._checked()
+        shown = None if progress else False
+        with progress_bar(f"Verifying {self._name}", manifest.num_bytes, shown, "bytes") as done:
+            return find_problems(self._storage, self._root, manifest, done)
 
     def delete(self) -> None:
         """Remove the manifest, then exactly the files that it lists. This object then refuses every use.
@@ -518,6 +532,7 @@ class FileSet:
         sf_connection: object | None = None,
         connection_name: str | None = None,
         storage_options: Mapping[str, Any] | None = None,
+        progress: bool = False,
     ) -> FileSet:
         """Copy the snapshot to another directory, bucket or stage; every file is verified, the snapshot's id stays.
 
@@ -527,6 +542,7 @@ class FileSet:
             sf_connection: A Snowflake connection, for a stage.
             connection_name: Name of a Snowflake connection profile, likewise.
             storage_options: Options for fsspec, for a URL.
+            progress: Show a progress bar, where standard error is a terminal.
 
         Returns:
             The copy.
@@ -539,7 +555,7 @@ class FileSet:
         session = session_of(sf_connection, None, connection_name)
         target = open_storage(location, storage_options, session=session)
         name = check_name(self._name if name is None else name)
-        manifest = copy_snapshot(self._storage, self._root, self._checked(), target, name)
+        manifest = copy_snapshot(self._storage, self._root, self._checked(), target, name, progress)
         made = type(self).__new__(type(self))
         made._set(target, name, target.url(name), manifest, managed=True)
         return made

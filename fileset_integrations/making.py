@@ -15,8 +15,10 @@ import pyarrow as pa
 
 from fileset_integrations.engines import duckdb as engine
 from fileset_integrations.engines import snowflake
+from fileset_integrations.engines.interrupting import interruptible
 from fileset_integrations.errors import FileSetError, FileSetExistsError, FileSetLocationError, SpecError
 from fileset_integrations.manifest import Manifest, file_table, mask_secrets
+from fileset_integrations.progress import progress_bar
 from fileset_integrations.spec import MAX_SEED, as_int
 from fileset_integrations.storage.directory import Storage, open_storage
 from fileset_integrations.storage.footers import read_footers, total_nulls
@@ -87,7 +89,12 @@ class Recipe:
 
 
 def make_snapshot(
-    storage: Storage, name: str, recipe: Recipe, connection: duckdb.DuckDBPyConnection | None, if_exists: IfExists
+    storage: Storage,
+    name: str,
+    recipe: Recipe,
+    connection: duckdb.DuckDBPyConnection | None,
+    if_exists: IfExists,
+    progress: bool = False,
 ) -> Manifest:
     """Make a snapshot under a name, or find the one that stands there; its manifest.
 
@@ -97,6 +104,7 @@ def make_snapshot(
         recipe: What it is made of.
         connection: Runs the query; None: an empty in-memory database.
         if_exists: "error", or "open": take what the same recipe made.
+        progress: Show how many rows are written, where standard error is a terminal.
 
     Raises:
         The errors of `FileSet.make`.
@@ -111,7 +119,8 @@ def make_snapshot(
         wanted = _wanted(recipe, parsed.text, engine.NAME, engine.VERSION)
 
         def write() -> Manifest:
-            return _write(storage, name, parsed, wanted, used, recipe.max_file_bytes)
+            with progress_bar(f"Making {name}", None, None if progress else False) as done, interruptible(used):
+                return _write(storage, name, parsed, wanted, used, recipe.max_file_bytes, done)
 
         return _make(storage, name, wanted, if_exists, write)
     finally:
@@ -170,6 +179,7 @@ def _write(
     wanted: Manifest,
     connection: duckdb.DuckDBPyConnection,
     max_file_bytes: int,
+    done: Callable[[int], object],
 ) -> Manifest:
     staged = storage.stage(name)
     try:
@@ -181,6 +191,7 @@ def _write(
             seed=wanted.seed,
             shuffle_key=wanted.shuffle_key,
             max_file_bytes=max_file_bytes,
+            done=done,
         )
         footers = read_footers(open_storage(staged), [str(staged / file.path) for file in files])
         prefix = storage.data_prefix(staged)

@@ -104,13 +104,12 @@ class Manifest:
     @property
     def num_bytes(self) -> int:
         """Bytes of all files together."""
-        return int(self.files["bytes"].to_numpy().sum())
+        return int(_numbers(self.files["bytes"]).sum())
 
     @property
     def file_rows(self) -> NDArray[np.int64]:
         """Rows of each file, shape (files,), int64."""
-        rows: NDArray[np.int64] = self.files["rows"].to_numpy()
-        return rows
+        return _numbers(self.files["rows"])
 
     @property
     def paths(self) -> list[str]:
@@ -198,6 +197,13 @@ _FACTS = (
     "reproducible",
     "created_at",
 )
+
+
+def _numbers(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    # Arrow's own to_numpy() imports pandas where that is installed: longer than opening a FileSet takes, and Ctrl-C at
+    # that moment is lost.
+    numbers: NDArray[Any] = np.from_dlpack(column.chunk(0) if column.num_chunks == 1 else column.combine_chunks())
+    return numbers
 
 
 def file_table(files: Sequence[DataFile]) -> pa.Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fileset_integrations.reader import FileSetReader
 from fileset_integrations.spec import as_int
@@ -44,14 +45,12 @@ def shuffle_report(reader: FileSetReader, epoch: int = 0, batches: int = _SAMPLE
         epoch: The epoch to look at.
         batches: At most so many batches are looked at.
     """
-    wanted = min(as_int(batches, "batches"), len(reader))
-    chosen = np.unique(np.linspace(0, len(reader) - 1, wanted).astype(np.int64)) if wanted > 0 else np.empty(0, int)
-    starts = np.concatenate([[0], np.cumsum(reader.fileset.manifest.file_rows)])
-    total = max(int(starts[-1]), 1)
+    chosen = _spread(reader, batches)
+    total = _total(reader)
     files, spreads, means, sizes = [], [], [], []
     for index in chosen:
-        rows = reader.rows(int(index), epoch)
-        positions = (starts[rows[:, 0]] + rows[:, 1]) / total
+        rows = reader.rows(index, epoch)
+        positions = _positions(reader, rows)
         files.append(len(np.unique(rows[:, 0])))
         spreads.append(positions.std(ddof=1) if len(positions) > 1 else np.nan)
         means.append(positions.mean())
@@ -70,6 +69,46 @@ def shuffle_report(reader: FileSetReader, epoch: int = 0, batches: int = _SAMPLE
         decodes_per_block=decodes,
         batches=len(chosen),
     )
+
+
+def mixing_map(reader: FileSetReader, epoch: int = 0, batches: int = 40, bands: int = 24) -> NDArray[np.float64]:
+    """Where in the FileSet batches take their rows from, for batches spread evenly over an epoch; nothing is read.
+
+    Args:
+        reader: The reader.
+        epoch: The epoch to look at.
+        batches: At most so many batches are looked at.
+        bands: The FileSet's rows, in their own order, are cut into so many bands of equally many rows.
+
+    Returns:
+        Share of each batch's rows that lie in each band, shape (batches, bands): 1 / bands everywhere in a true
+        shuffle, and a diagonal of ones where rows come as they stand.
+    """
+    shares = []
+    for index in _spread(reader, batches):
+        positions = _positions(reader, reader.rows(index, epoch))
+        counts = np.bincount((positions * bands).astype(np.int64), minlength=bands)
+        shares.append(counts / max(len(positions), 1))
+    return np.array(shares, np.float64).reshape(-1, bands)
+
+
+def _spread(reader: FileSetReader, batches: int) -> list[int]:
+    """Indices of at most so many batches, spread evenly over an epoch."""
+    wanted = min(as_int(batches, "batches"), len(reader))
+    if wanted <= 0:
+        return []
+    return [int(index) for index in np.unique(np.linspace(0, len(reader) - 1, wanted).astype(np.int64))]
+
+
+def _total(reader: FileSetReader) -> int:
+    return max(int(reader.fileset.manifest.file_rows.sum()), 1)
+
+
+def _positions(reader: FileSetReader, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Where rows, given as (file, row in it), stand among all rows: in [0, 1)."""
+    counts = reader.fileset.manifest.file_rows
+    positions: NDArray[np.float64] = ((np.cumsum(counts) - counts)[rows[:, 0]] + rows[:, 1]) / _total(reader)
+    return positions
 
 
 def _window(reader: FileSetReader, epoch: int) -> tuple[int, float]:

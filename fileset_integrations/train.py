@@ -37,6 +37,7 @@ from fileset_integrations.runs import Job, Trained
 from fileset_integrations.storage.connecting import refuse_secrets
 from fileset_integrations.storage.directory import is_stage
 from fileset_integrations.summary import Summary
+from fileset_integrations.throughput import record_throughput
 from fileset_integrations.views import View, as_fileset
 
 _log = logging.getLogger(__name__)
@@ -136,6 +137,15 @@ def _run(config: DictConfig) -> float | None:
         **{name: path for name, path in trained.files.items() if path.exists()},  # fast_dev_run writes none
     }
     show(Console(), config.task_name, outcome, trained, output_dir, files)
+    record_throughput(
+        train_set,
+        config.framework.value,
+        num_rows=trained.num_rows,
+        seconds=trained.seconds,
+        cache_dir=config.data.cache_dir,
+        batch_size=OmegaConf.select(config, "data.batch_size"),
+        waiting_s=trained.waiting_s,
+    )
     return None if config.optimized_metric is None else outcome.metrics[config.optimized_metric]
 
 

@@ -248,6 +248,10 @@ class Concatenation(View):
         for part in self._parts:
             part.pull(progress=progress)
 
+    def find_problems(self, *, progress: bool = False) -> list[str]:
+        """What is wrong with the files of each."""
+        return [problem for part in self._parts for problem in part.find_problems(progress=progress)]
+
     def verify(self) -> None:
         """Verify each FileSet.
 

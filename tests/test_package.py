@@ -27,10 +27,11 @@ ORDER = (
     *("errors", "spec", "forks", "counters", "plan", "splits", "kernels", "nulls", "tensors", "decoder", "progress"),
     *("column_specs", "binding", "columns", "type_table", "manifest", "storage", "engines", "making", "fileset"),
     *("views", "fits", "blocks", "block_files", "mapped", "assembly", "reader", "epochs", "waiting", "mixing"),
+    *("profiles", "throughput", "measuring", "report"),
     *("callbacks", "torch", "tensorflow", "lightning", "keras", "ray"),
     *("summary", "plots", "outcome", "models", "tasks", "schemas", "runs", "train", "cli"),
 )
-LAST_WITHOUT_FRAMEWORKS = "mixing"
+LAST_WITHOUT_FRAMEWORKS = "report"
 RANK = {name: rank for rank, name in enumerate(ORDER)}
 SNOWFLAKE_MAY = ("storage", "engines")  # inside functions only: the connector is loaded when a stage is used
 
@@ -256,7 +257,7 @@ def test_the_wheel_holds_every_module_and_every_config(wheel):
     wanted = {f"{PACKAGE}/py.typed", f"{PACKAGE}/conf/__init__.py"}
     for folder, inside in ((ROOT / PACKAGE, PACKAGE), (ROOT / "conf", f"{PACKAGE}/conf")):
         for path in folder.rglob("*"):
-            if path.suffix in {".py", ".yaml", ".sql", ".typed"}:
+            if path.suffix in {".py", ".yaml", ".sql", ".html", ".typed"}:
                 wanted.add(f"{inside}/{path.relative_to(folder).as_posix()}")
 
     assert wanted - set(wheel.namelist()) == set()

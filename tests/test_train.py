@@ -26,6 +26,7 @@ from fileset_integrations.fileset import FileSet
 from fileset_integrations.outcome import Classification, Outcome, Regression, Score
 from fileset_integrations.runs import Trained
 from fileset_integrations.summary import Moments, Summary, check_codes
+from fileset_integrations.throughput import throughputs
 
 CONF = Path(str(files("fileset_integrations.conf")))
 
@@ -107,6 +108,15 @@ def test_speed_waiting_and_files_are_printed_and_there(finished):
     for path in ("plots/loss.png", "plots/predicted.png", "checkpoints/epoch_001.ckpt"):
         assert path in finished.text
         assert (finished.root / "run" / path).stat().st_size > 5_000
+
+
+def test_its_speed_is_noted_for_the_report(finished):
+    fs = FileSet(target_stage_loc=finished.root / "data/filesets", name="flights_train")
+
+    noted = throughputs(fs.snapshot_id)[0]
+
+    assert (noted["what"], noted["batch_size"]) == ("lightning", 256)
+    assert noted["num_rows"] > 1000 and noted["seconds"] > noted["waiting_s"] > 0
 
 
 def test_the_checkpoint_opens_and_predicts(finished):

@@ -7,7 +7,7 @@ file it is no faster than streaming, and it writes sums of integers as doubles (
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,7 @@ def write(
     seed: int,
     shuffle_key: Sequence[str],
     max_file_bytes: int,
+    done: Callable[[int], object] = lambda rows: None,
 ) -> tuple[pa.Schema, list[DataFile]]:
     """Run the query, once, and write its result into `folder` as files of equally many rows, the last one short.
 
@@ -119,6 +120,7 @@ def write(
         seed: Seed of that hash.
         shuffle_key: Columns of the result that together are unique.
         max_file_bytes: Size that files should have; a target, not a bound.
+        done: Is told how many rows more the query has returned.
 
     Returns:
         The schema of the files, and the files in order, their paths relative to `folder`.
@@ -136,7 +138,7 @@ def write(
         )
     try:
         reader = _relation(connection, _select(query, shuffle, seed, shuffle_key)).to_arrow_reader(_BATCH_ROWS)
-        schema, files = write_files(reader, folder, max_file_bytes)
+        schema, files = write_files(reader, folder, max_file_bytes, done)
         if shuffle_key:
             _check_unique(folder, files, shuffle_key, connection)
     except (duckdb.Error, OSError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,7 +25,9 @@ _SURPRISE = 4  # a file is closed early at this multiple of the memory that its 
 _WRITERS = 2
 
 
-def write_files(stream: pa.RecordBatchReader, folder: Path, max_file_bytes: int) -> tuple[pa.Schema, list[DataFile]]:
+def write_files(
+    stream: pa.RecordBatchReader, folder: Path, max_file_bytes: int, done: Callable[[int], object] = lambda rows: None
+) -> tuple[pa.Schema, list[DataFile]]:
     """Write a stream of rows as Parquet files.
 
     All files but the last have equally many rows: as many as make `max_file_bytes`, judged by the first rows, in row
@@ -36,6 +38,7 @@ def write_files(stream: pa.RecordBatchReader, folder: Path, max_file_bytes: int)
         stream: The rows.
         folder: Directory to write data_0.parquet, data_1.parquet, ... into.
         max_file_bytes: Target for the size of a file.
+        done: Is told how many rows more have come.
 
     Returns:
         The schema as a reader of the files will see it, and the files in order.
@@ -43,7 +46,7 @@ def write_files(stream: pa.RecordBatchReader, folder: Path, max_file_bytes: int)
     files: list[DataFile] = []
     pending: deque[Future[DataFile]] = deque()
     with ThreadPoolExecutor(_WRITERS, thread_name_prefix="fileset-write") as pool:
-        for number, (rows, group_rows) in enumerate(_cut(stream, max_file_bytes)):
+        for number, (rows, group_rows) in enumerate(_cut(stream, max_file_bytes, done)):
             if len(pending) > _WRITERS:  # bounds the rows in memory
                 files.append(pending.popleft().result())
             pending.append(pool.submit(_write_file, rows, folder / f"data_{number}.parquet", group_rows))
@@ -51,12 +54,15 @@ def write_files(stream: pa.RecordBatchReader, folder: Path, max_file_bytes: int)
     return pq.read_schema(folder / files[0].path).remove_metadata(), files
 
 
-def _cut(stream: pa.RecordBatchReader, max_file_bytes: int) -> Iterator[tuple[pa.Table, int]]:
+def _cut(
+    stream: pa.RecordBatchReader, max_file_bytes: int, done: Callable[[int], object]
+) -> Iterator[tuple[pa.Table, int]]:
     """The rows of each file, and its row groups' size."""
     batches: list[pa.RecordBatch] = []
     rows = num_bytes = 0
     limits: _Limits | None = None
     for batch in stream:
+        done(batch.num_rows)
         while batch.num_rows:
             # In steps of a file's rows, so that how the stream is cut into batches changes nothing.
             room = min((limits.file_rows if limits else _SAMPLE_ROWS) - rows, _STEP_ROWS - rows % _STEP_ROWS)

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from fileset_integrations.errors import FileSetCorruptError, FileSetError, FileSetLocationError
 from fileset_integrations.manifest import DataFile, Manifest, file_table
+from fileset_integrations.progress import progress_bar
 from fileset_integrations.storage.directory import Storage
 
 _READ_BYTES = 2**20
@@ -33,7 +34,9 @@ def pull(storage: Storage, root: str, manifest: Manifest, progress: bool) -> Non
         storage.pull(root, manifest, lambda size: bar.update(task, advance=size))
 
 
-def copy_snapshot(source: Storage, root: str, manifest: Manifest, target: Storage, name: str) -> Manifest:
+def copy_snapshot(
+    source: Storage, root: str, manifest: Manifest, target: Storage, name: str, progress: bool = False
+) -> Manifest:
     """Copy a snapshot to another home, every file verified on its way; its manifest there.
 
     Args:
@@ -42,6 +45,7 @@ def copy_snapshot(source: Storage, root: str, manifest: Manifest, target: Storag
         manifest: What it consists of.
         target: Where it goes.
         name: Its name there.
+        progress: Show a progress bar, where standard error is a terminal.
 
     Raises:
         FileSetExistsError: The name is taken.
@@ -54,10 +58,16 @@ def copy_snapshot(source: Storage, root: str, manifest: Manifest, target: Storag
         staged = target.stage(name)
         try:
             ahead = source.read_ahead(root, manifest, iter(range(manifest.files.num_rows)))
-            with ThreadPoolExecutor(_COPIES, thread_name_prefix="fileset-copy") as pool:
-                files = list(
-                    pool.map(lambda file: _copy(source, root, manifest, file, staged), range(manifest.files.num_rows))
-                )
+            files: list[DataFile] = []
+            shown = None if progress else False
+            with (
+                progress_bar(f"Copying {name}", manifest.num_bytes, shown, "bytes") as done,
+                ThreadPoolExecutor(_COPIES, thread_name_prefix="fileset-copy") as pool,
+            ):
+                numbers = range(manifest.files.num_rows)
+                for file in pool.map(lambda number: _copy(source, root, manifest, number, staged), numbers):
+                    files.append(file)
+                    done(file.bytes)
             if ahead is not None:
                 ahead.close()
             prefix = target.data_prefix(staged)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,11 +16,22 @@ _THREADS = 4
 _READ_BYTES = 2**20
 
 
-def find_problems(storage: Storage, root: str, manifest: Manifest) -> list[str]:
-    """What is wrong with the files of a snapshot: a line for each file that is missing or differs, its path first."""
+def find_problems(
+    storage: Storage, root: str, manifest: Manifest, done: Callable[[int], object] = lambda size: None
+) -> list[str]:
+    """What is wrong with the files of a snapshot: a line for each file that is missing or differs, its path first.
+
+    `done` is told the bytes of each file that was looked at.
+    """
+    files = manifest.files.to_pylist()
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="fileset-verify") as pool:
-        found = pool.map(lambda file: _problem(storage, root, manifest, file), manifest.files.to_pylist())
-        return [problem for problem in found if problem]
+        found = pool.map(lambda file: _problem(storage, root, manifest, file), files)
+        problems = []
+        for file, problem in zip(files, found, strict=True):
+            done(file["bytes"])
+            if problem:
+                problems.append(problem)
+        return problems
 
 
 def _problem(storage: Storage, root: str, manifest: Manifest, file: dict[str, Any]) -> str | None:
