@@ -11,22 +11,10 @@ from fileset_integrations.columns import Category
 from fileset_integrations.errors import SpecError
 from fileset_integrations.torch import FileSetIterableDataset, current_shard
 from tests.support.data import fileset_of, ids, numbered, table
-from tests.support.torch_loading import BATCH, FILE_ROWS, ORDER, ROWS, WORKER_IDS, WORKERS, loader
+from tests.support.torch_loading import BATCH, ORDER, ROWS, WORKER_IDS, WORKERS, loader
 
 # Three workers are more than a small machine has cores for.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
-
-
-@pytest.fixture(scope="module")
-def fs(tmp_path_factory):
-    return numbered(tmp_path_factory.mktemp("numbered"), FILE_ROWS)
-
-
-@pytest.fixture(scope="module")
-def expected(fs):
-    """What the reader yields: expected(epoch) is a list of lists of ids."""
-    reader = FileSetReader(fs, **ORDER)
-    return lambda epoch: ids(reader.iter_batches(epoch))
 
 
 # --- what a batch is -------------------------------------------------------------------------------------------------
