@@ -7,8 +7,10 @@ checkpoints keep the state of loaders that have `state_dict` themselves. So the 
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable, Mapping
+from types import MethodType
 from typing import Any, Literal
 
 from fileset_integrations.callbacks.lightning import DataWait as DataWait
@@ -124,7 +126,9 @@ class FileSetDataModule(LightningDataModule):
                 "pull": pull,
                 "streams": streams,
                 "blocks": blocks,
-            }
+            },
+            # Lightning would look for this frame from its own, and keep both, and their callers', in a cycle.
+            frame=inspect.currentframe(),
         )
         if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0:
             raise SpecError(f"num_workers={num_workers!r}: pass the number of worker processes, 0 for none.")
@@ -306,7 +310,9 @@ class FileSetDataModule(LightningDataModule):
         of one.
         """
         if self._sources["val"] is None and type(self).val_dataloader is FileSetDataModule.val_dataloader:
-            self.val_dataloader = super().val_dataloader  # type: ignore[method-assign]
+            # Without a hold on itself: workers are to end with the last use of their loader, not with a collection.
+            theirs = MethodType(LightningDataModule.val_dataloader, weakref.proxy(self))
+            self.val_dataloader = theirs  # type: ignore[method-assign]
 
     def _let_go(self) -> None:
         for loaders in self._made.values():

@@ -101,11 +101,18 @@ def test_workers_end_with_a_run_that_fails(datamodule):
     assert wait_for_children() == []
 
 
-def test_workers_end_with_a_loader_that_is_used_alone(datamodule):
+@pytest.mark.parametrize("validates", [True, False])
+def test_workers_end_with_a_loader_that_is_used_alone(validates, datamodule):
+    def use():
+        dm = datamodule(num_workers=2) if validates else datamodule(num_workers=2, val=None)
+        loader = dm.train_dataloader()  # a name in the frame in which the module was made
+        for _ in loader:
+            break
+        assert len(list(loader)) == 4
+
     gc.disable()  # which would take five seconds a worker
     try:
-        for _ in datamodule(num_workers=2).train_dataloader():
-            break
+        use()
         left = wait_for_children()
     finally:
         gc.enable()
