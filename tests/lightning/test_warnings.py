@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fileset_integrations.lightning import FileSetDataModule
-from tests.support.fitting import BATCH, ID_COLUMNS, Recorder, quiet_trainer
+from tests.support.fitting import BATCH, ID_COLUMNS, Recorder, SaveEverywhere, quiet_trainer
 
 
 class Logging(Recorder):
@@ -48,8 +48,9 @@ def test_a_run_warns_of_nothing(validation, num_workers, train, val, tmp_path, r
     trainer.fit(model, dm)
     trainer.test(model, dm)
     trainer.predict(model, dm)
-    checkpoint = trainer.checkpoint_callback.best_model_path
-    quiet_trainer(max_epochs=3, num_sanity_val_steps=2).fit(model, dm, ckpt_path=checkpoint, weights_only=True)
+    saver = SaveEverywhere(tmp_path / "saved")
+    quiet_trainer(callbacks=[saver]).fit(model, dm)
+    quiet_trainer().fit(Recorder(), dm, ckpt_path=saver.folder / "batch-10", weights_only=True)
 
     # Lightning 2.6 itself asks torch 2.13 something that is deprecated there.
     told = [str(one.message) for one in recwarn if not one.filename.endswith("utilities/_pytree.py")]
