@@ -119,7 +119,7 @@ def test_ranks_that_lightning_launches_train_as_one_process_does_and_each_goes_o
 
 def test_ranks_that_are_spawned_train_as_one_process_does_and_early_datasets_are_refused(tmp_path):
     uneven = ((17, 2, 30, 1), (8, 3))
-    one = job(tmp_path, "uneven", *uneven, contexts=["fork"], num_workers=1, epochs=1)
+    one = job(tmp_path, "uneven", *uneven, contexts=["fork"], epochs=1)
 
     done = launch(tmp_path, "ddp_spawn", [one])
 
