@@ -47,7 +47,8 @@ class FileSetDataModule(LightningDataModule):
     """FileSets for training, validation, test and prediction, as batches of one set of columns.
 
     Batches are `(x, y)`, `(x, y, weight)`, or `x` alone without a label; x is the dict of features, or the tensor
-    itself where there is one. Without `columns` a batch is a dict of one tensor a column. Columns are fitted on `train`
+    itself where there is one. Without `columns` a batch is a dict of one tensor a column, strings are lists (there
+    Lightning cannot tell how many rows a batch has: `self.log(..., batch_size=)`). Columns are fitted on `train`
     and used everywhere. Rank, world size and epoch come from the trainer. Training drops the last batch where asked to;
     the other loaders cover every row exactly once, in natural order. `Trainer(overfit_batches=...)` turns shuffling
     off, as Lightning does with loaders of its own: every epoch is of the same batches.
@@ -210,7 +211,7 @@ class FileSetDataModule(LightningDataModule):
     def _loaders(self, stage: Stage) -> list[FileSetLoader]:
         self.setup()
         for loader in self._made.get(stage, ()):
-            loader.close()
+            loader.retire()
         loaders = [
             FileSetLoader(
                 self._reader(stage, place),

@@ -6,13 +6,14 @@ have `state_dict` themselves (seen with Lightning 2.6).
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
 from fileset_integrations.assembly import Batch
-from fileset_integrations.reader import FileSetReader
+from fileset_integrations.reader import BatchIterator, FileSetReader
 from fileset_integrations.torch import check_shard, pinned, to_tensors
 from fileset_integrations.waiting import NextClock, Watch
 
@@ -69,6 +70,7 @@ class FileSetLoader:
         self._next_epoch = 0  # where no trainer knows it
         self._resume: tuple[int, int] | None = None
         self._idle: list[tuple[_Indices, DataLoader[Batch]]] = []  # workers of iterations that have ended
+        self._under_way: weakref.WeakSet[BatchIterator | DataLoader[Batch]] = weakref.WeakSet()
         self._closed = False
 
     def __len__(self) -> int:
@@ -93,7 +95,9 @@ class FileSetLoader:
 
     def _load(self, epoch: int, start: int) -> Iterator[Batch]:
         if not self._num_workers:
-            batches = map(to_tensors, self.reader.iter_batches(epoch, start))
+            read_ahead = self.reader.iter_batches(epoch, start)
+            self._under_way.add(read_ahead)
+            batches = map(to_tensors, read_ahead)
             yield from map(pinned, batches) if self.pin_memory else batches
             return
         indices, workers = self._idle.pop() if self._idle else self._start_workers()
@@ -116,17 +120,28 @@ class FileSetLoader:
             persistent_workers=True,
             pin_memory=self.pin_memory,
         )
+        self._under_way.add(workers)
         return indices, workers
 
     def watch(self) -> Watch:
         """How long was waited for batches, their rows, and what was read: by workers is not to be seen from here."""
         return Watch(self._clock.seconds, self._rows, None if self._num_workers else self.reader.stats)
 
-    def close(self) -> None:
+    def retire(self) -> None:
         """End the workers that wait for another iteration, and keep none from now on."""
         # Left to the garbage collector, each takes five seconds: it closes the queue that would tell a worker to end.
         self._closed = True
         self._idle.clear()
+
+    def close(self) -> None:
+        """End all iterations, their threads and workers, whoever holds them still: an exception's traceback may."""
+        self.retire()
+        for source in list(self._under_way):
+            if isinstance(source, BatchIterator):
+                source.close()
+            elif (iterator := source._iterator) is not None:  # as Lightning ends those of loaders of its own
+                iterator._shutdown_workers()  # type: ignore[attr-defined]
+                source._iterator = None
 
     def state_dict(self) -> dict[str, Any]:
         """Where the training stands: flat JSON, the same on every rank."""

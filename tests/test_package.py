@@ -223,7 +223,7 @@ def test_constraints_pin_every_direct_dependency_to_one_plain_version():
     core, extras = declared()
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = dict(line.split("==") for line in lines if not line.startswith("#"))
-    used = ("dev", "images", "jax", "keras", "lightning", "recipes", "sweep")
+    used = ("dev", "images", "jax", "keras", "lightning", "ray", "recipes", "sweep")
     installed_by_make = core.union(*(extras[extra] for extra in used))
 
     assert pins["torch"] == "2.13.0"

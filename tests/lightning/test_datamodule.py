@@ -6,6 +6,8 @@ import pickle
 import pyarrow as pa
 import pytest
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.device_mesh import init_device_mesh
 
 from fileset_integrations import Columns, FileSet, FileSetReader, Shard
 from fileset_integrations.columns import Category
@@ -201,6 +203,39 @@ def test_training_without_train_is_refused(val, train):
         fit(dm)
 
 
+@pytest.mark.parametrize("stage", ["test", "predict"])
+def test_a_trainer_that_asks_for_what_was_not_given_is_told_so(stage, datamodule):
+    with pytest.raises(SpecError, match=rf"There is no {stage}=.*to the data module"):
+        getattr(quiet_trainer(), stage)(Recorder(), datamodule())
+
+
+def test_a_subclass_may_bring_a_validation_loader_of_its_own(train, val):
+    class Own(FileSetDataModule):
+        def val_dataloader(self):
+            return FileSetDataModule(train=val, columns=self.columns, batch_size=4, shuffle=False).train_dataloader()
+
+    model = fit(Own(train=train, columns=ID_COLUMNS, batch_size=BATCH), max_epochs=1)
+
+    assert [ids for _, _, ids in model.val_seen] == natural(VAL_ROWS, 4)[:2]
+
+
+def test_ranks_that_hold_parts_of_one_model_see_the_same_rows(datamodule, tmp_path):
+    # A group of one process, and a mesh over it: who shares which copy of the model is the mesh's to say.
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1
+    )
+    try:
+        strategy = ModelParallelStrategy(process_group_backend="gloo")
+        dm = datamodule()
+        dm.trainer = quiet_trainer(strategy=strategy, devices=2)
+        strategy._device_mesh = init_device_mesh("cpu", (1, 1), mesh_dim_names=("data_parallel", "tensor_parallel"))
+
+        assert dm.trainer.world_size == 2
+        assert dm.train_dataloader().reader.shard == Shard(0, 1)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_training_without_a_full_batch_is_refused(datamodule):
     with pytest.raises(SpecError, match=r"29 rows.*batch_size"):
         fit(datamodule(batch_size=30))
@@ -226,6 +261,7 @@ def test_validation_of_a_fileset_without_rows_sees_none(datamodule, tmp_path):
         ({"seed": -1}, "seed"),
         ({"streams": 0}, "streams"),
         ({"blocks": "ram"}, "blocks"),
+        ({"pull": "yes"}, "pull"),
     ],
     ids=str,
 )

@@ -2,8 +2,21 @@
 
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from tests.support.fitting import EPOCHS, ROWS, VAL_ROWS, Recorder, fit, natural, quiet_trainer
+from fileset_integrations.lightning import FileSetDataModule
+from tests.support.fitting import (
+    BATCH,
+    EPOCHS,
+    ID_COLUMNS,
+    ROWS,
+    SEED,
+    VAL_ROWS,
+    Recorder,
+    fit,
+    natural,
+    quiet_trainer,
+)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -49,3 +62,17 @@ def test_several_validation_filesets_are_loaders_of_their_own(datamodule, val, t
 
     assert [ids for _, number, ids in model.val_seen if number == 0] == natural(VAL_ROWS)
     assert [ids for _, number, ids in model.val_seen if number == 1] == natural(ROWS)
+
+
+def test_a_run_without_validation_trains(train, expected):
+    class TrainingOnly(Recorder):
+        validation_step = None
+
+    dm = FileSetDataModule(train=train, columns=ID_COLUMNS, batch_size=BATCH, seed=SEED)
+    model = TrainingOnly()
+
+    quiet_trainer(max_epochs=2, num_sanity_val_steps=2).fit(model, dm)
+
+    assert model.epochs() == [expected(0), expected(1)]
+    with pytest.raises(MisconfigurationException, match="val_dataloader"):
+        quiet_trainer().validate(Recorder(), dm, verbose=False)

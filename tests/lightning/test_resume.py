@@ -7,6 +7,7 @@ import torch
 
 from fileset_integrations.errors import StateMismatchError
 from fileset_integrations.lightning import FileSetDataModule
+from tests.support import count
 from tests.support.fitting import BATCH, ID_COLUMNS, SEED, SaveEverywhere, fit
 
 
@@ -73,3 +74,25 @@ def test_a_run_resumes_under_max_steps(datamodule, tmp_path):
 def test_a_checkpoint_of_another_seed_is_refused(uninterrupted, datamodule):
     with pytest.raises(StateMismatchError, match=r"seed=5.*seed=6"):
         fit(datamodule(seed=6), ckpt_path=uninterrupted.folder / "batch-3", max_epochs=2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"limit_train_batches": 3},
+        {"limit_train_batches": 3, "max_steps": 7, "max_epochs": -1},
+        {"limit_train_batches": 3, "limit_val_batches": 0},
+        {"reload_dataloaders_every_n_epochs": 1},
+        {"accumulate_grad_batches": 3},
+        {"check_val_every_n_epoch": None, "val_check_interval": 3},
+    ],
+    ids=str,
+)
+def test_every_checkpoint_of_a_run_is_gone_on_from_whatever_the_trainer_was_told(options, datamodule, tmp_path):
+    saver = SaveEverywhere(tmp_path)
+    whole = fit(datamodule(), callbacks=[saver], **options)
+
+    moments = list(saver.taken)
+    for moment in count(moments[2::4], moments):
+        model = fit(datamodule(), ckpt_path=tmp_path / moment, **options)
+        assert model.train_seen == whole.train_seen[saver.taken[moment] :], moment

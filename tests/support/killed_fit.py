@@ -1,8 +1,8 @@
 """Runs that are killed and gone on with: `python -m tests.support.killed_fit FOLDER`.
 
 FOLDER/trials.json lists them. For each, a forked child trains and is killed by SIGKILL once it has begun as many steps
-as the trial says; another goes on from the newest checkpoint to the end. FOLDER/NAME-killed and FOLDER/NAME-resumed hold what
-they saw, a line for each step; FOLDER/NAME-taken, after how many steps the checkpoint was taken.
+as the trial says; another goes on from the newest checkpoint to the end. NAME-killed and NAME-resumed hold what they
+saw, a line of JSON for each step; NAME-taken, after how many steps the checkpoint was taken.
 """
 
 from __future__ import annotations
