@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 
 from fileset_integrations.lightning import FileSetDataModule
 from tests.support.fitting import BATCH, ID_COLUMNS, Recorder, SaveEverywhere, quiet_trainer
@@ -28,7 +29,12 @@ class TrainingOnly(Logging):
 
 def loud_trainer(folder, **options):
     """A trainer with what it has where nothing is said: a logger, checkpoints, a progress bar, a summary."""
-    default = {"logger": True, "enable_checkpointing": True, "enable_progress_bar": True, "enable_model_summary": True}
+    default = {
+        "logger": CSVLogger(folder),
+        "enable_checkpointing": True,
+        "enable_progress_bar": True,
+        "enable_model_summary": True,
+    }
     return quiet_trainer(
         **default, num_sanity_val_steps=2, log_every_n_steps=1, default_root_dir=folder, callbacks=[], **options
     )
