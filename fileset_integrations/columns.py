@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_type_hints
 
 import pyarrow as pa
 
@@ -257,6 +257,11 @@ def _learn(source: Source, rows: Any, learners: Sequence[Learner], progress: boo
     nothing = {learner: learner.of(rows(source.schema.empty_table())) for learner in learners}  # of zero files
     with progress_bar("Fitting columns", source.num_rows, progress) as done:
         return {**nothing, **learn(source.scan(columns, dictionaries), rows, learners, done)}
+
+
+# Lightning's command line (jsonargparse) would take the types of the fields, which are narrower, for those of the
+# arguments: it does so with dataclasses as long as annotations are text.
+Columns.__init__.__annotations__.update(get_type_hints(Columns.__init__))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

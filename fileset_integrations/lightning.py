@@ -1,158 +1,57 @@
 """Lightning: a `LightningDataModule` over FileSets.
 
 Lightning never tells an iterable dataset its epoch, and asks for a loader's iterator before the epoch is known; its
-checkpoints keep the state of loaders that have `state_dict` themselves. So the loaders here are our own small class,
-whose iteration begins at the first `next` and reads the trainer's epoch there (seen with Lightning 2.6).
+checkpoints keep the state of loaders that have `state_dict` themselves. So the loaders are a class of our own, in
+`loader`.
 """
 
 from __future__ import annotations
 
+import inspect
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from types import MethodType
 from typing import Any, Literal
 
-from fileset_integrations.assembly import Batch
 from fileset_integrations.callbacks.lightning import DataWait as DataWait
 from fileset_integrations.columns import Columns, FittedColumns
 from fileset_integrations.errors import MissingDependencyError, SpecError
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.fits import fit_once
+from fileset_integrations.loader import FileSetLoader
 from fileset_integrations.reader import BlockMode, FileSetReader, Transform
 from fileset_integrations.spec import Shard
-from fileset_integrations.torch import check_pinning, current_shard, gpu_available, pinned, to_tensors
+from fileset_integrations.torch import check_pinning, current_shard, gpu_available
 from fileset_integrations.views import FileSetLike, as_fileset, is_fileset_like, shown
-from fileset_integrations.waiting import NextClock, Watch
 
 try:
     from lightning.pytorch import LightningDataModule
+    from lightning.pytorch.strategies import ModelParallelStrategy
 except ImportError as error:  # pragma: no cover - seen only where lightning is not installed
     raise MissingDependencyError(
         f"{error}. Lightning is optional: pip install 'fileset-integrations[lightning]'."
     ) from error
 
-from torch.utils.data import DataLoader, Dataset
-
 Stage = Literal["train", "val", "test", "predict"]
 
-
-class _IndexedBatches(Dataset[Batch]):
-    """Batches under (epoch, index), for workers: the index carries all that a worker must be told."""
-
-    def __init__(self, reader: FileSetReader) -> None:
-        self._reader = reader
-
-    def __getitem__(self, key: tuple[int, int]) -> Batch:
-        epoch, index = key
-        return to_tensors(self._reader.batch(index, epoch))
-
-
-class _Indices:
-    """The (epoch, index) that workers are to load next; read anew at each iteration of their DataLoader."""
-
-    def __init__(self) -> None:
-        self.epoch = self.start = self.stop = 0
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter([(self.epoch, index) for index in range(self.start, self.stop)])
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-
-class FileSetLoader:
-    """Batches of a reader for a Lightning trainer: exact length, epoch from the trainer, resumable at any batch.
-
-    Args:
-        reader: The reader.
-        num_workers: Worker processes; 0 reads ahead with threads, which is faster.
-        epoch: Asked for the epoch's number at the first batch of each iteration.
-        pin_memory: Hand out tensors in page-locked memory, from which a GPU copies while the processor goes on.
-    """
-
-    def __init__(
-        self, reader: FileSetReader, num_workers: int, epoch: Callable[[], int], pin_memory: bool = False
-    ) -> None:
-        self.reader, self._num_workers, self._epoch_now = reader, num_workers, epoch
-        self.pin_memory = pin_memory
-        self._clock = NextClock()
-        self._epoch = self._batches = self._rows = 0
-        self._resume: tuple[int, int] | None = None
-        self._idle: list[tuple[_Indices, DataLoader[Batch]]] = []  # workers of iterations that have ended
-        self._closed = False
-
-    def __len__(self) -> int:
-        """Batches of an epoch, the same on every rank."""
-        return len(self.reader)
-
-    def __iter__(self) -> Iterator[Any]:
-        # A generator: this runs at the first next, when the trainer knows the epoch.
-        epoch = self._epoch_now()
-        resume, self._resume = self._resume, None
-        start = resume[1] if resume is not None and resume[0] == epoch else 0
-        self._epoch, self._batches = epoch, start
-        for number, batch in enumerate(self._clock.over(self._load(epoch, start)), start + 1):
-            self._epoch, self._batches = epoch, number  # counted when handed out, not when read ahead
-            first, stop = self.reader.plan.batch_bounds(number - 1)
-            self._rows += stop - first
-            yield self.reader.model_input(batch)
-
-    def _load(self, epoch: int, start: int) -> Iterator[Batch]:
-        if not self._num_workers:
-            batches = map(to_tensors, self.reader.iter_batches(epoch, start))
-            yield from map(pinned, batches) if self.pin_memory else batches
-            return
-        indices, workers = self._idle.pop() if self._idle else self._start_workers()
-        indices.epoch, indices.start, indices.stop = epoch, start, len(self)
-        try:
-            yield from workers
-        finally:
-            if not self._closed:
-                self._idle.append((indices, workers))
-
-    def _start_workers(self) -> tuple[_Indices, DataLoader[Batch]]:
-        # Workers touch no connection: what they read is fetched before they start.
-        self.reader.fileset.pull()
-        indices = _Indices()
-        workers: DataLoader[Batch] = DataLoader(
-            _IndexedBatches(self.reader.shared()),
-            batch_size=None,
-            sampler=indices,
-            num_workers=self._num_workers,
-            persistent_workers=True,
-            pin_memory=self.pin_memory,
-        )
-        return indices, workers
-
-    def watch(self) -> Watch:
-        """How long was waited for batches, their rows, and what was read: by workers is not to be seen from here."""
-        return Watch(self._clock.seconds, self._rows, None if self._num_workers else self.reader.stats)
-
-    def close(self) -> None:
-        """End the workers that wait for another iteration, and keep none from now on."""
-        # Left to the garbage collector, each takes five seconds: it closes the queue that would tell a worker to end.
-        self._closed = True
-        self._idle.clear()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands: flat JSON, the same on every rank."""
-        return self.reader.state(self._epoch, self._batches)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Make the next iteration of the state's epoch go on where the state was taken.
-
-        Raises:
-            StateMismatchError: The state belongs to another snapshot, seed, batch size or order.
-        """
-        self._resume = self.reader.resume(state)
+# What each of the trainer's methods reads: the values of its `state.fn`.
+STAGES: Mapping[str, tuple[Stage, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("predict",),
+}
 
 
 class FileSetDataModule(LightningDataModule):
     """FileSets for training, validation, test and prediction, as batches of one set of columns.
 
     Batches are `(x, y)`, `(x, y, weight)`, or `x` alone without a label; x is the dict of features, or the tensor
-    itself where there is one. Without `columns` a batch is a dict of one tensor a column. Columns are fitted on `train`
+    itself where there is one. Without `columns` a batch is a dict of one tensor a column, strings are lists (there
+    Lightning cannot tell how many rows a batch has: `self.log(..., batch_size=)`). Columns are fitted on `train`
     and used everywhere. Rank, world size and epoch come from the trainer. Training drops the last batch where asked to;
-    the other loaders cover every row exactly once, in natural order.
+    the other loaders cover every row exactly once, in natural order. `Trainer(overfit_batches=...)` turns shuffling
+    off, as Lightning does with loaders of its own: every epoch is of the same batches.
 
     Args:
         train: A FileSet, a view of one, or "LOCATION/NAME", opened in `setup`; or a list of these, which is their
@@ -168,6 +67,9 @@ class FileSetDataModule(LightningDataModule):
         num_workers: Worker processes per rank; 0, where threads read ahead, is the fast path.
         pin_memory: Hand out tensors in page-locked memory, from which a GPU copies while the processor goes on; None:
             where the trainer's device is one of CUDA's.
+        pull: Fetch all files from a stage before anything starts, once a node (or once at all, where
+            `prepare_data_per_node` is set to False: for a cache directory that the nodes share). False: each file when
+            it is needed.
         streams: See `FileSetReader`.
         blocks: See `FileSetReader`.
         memory_bytes: See `FileSetReader`.
@@ -177,7 +79,8 @@ class FileSetDataModule(LightningDataModule):
         storage_options: Options for fsspec, for strings that are URLs. Never kept in hyperparameters.
 
     Raises:
-        SpecError: An argument is out of range, or training would have no batch (when it is set up).
+        SpecError: An argument is out of range, or training would have no batch (when it is set up); or the trainer
+            asks for a loader of which nothing was given.
         ColumnError: A column is missing or has no tensor form as asked (when it is set up).
     """
 
@@ -194,6 +97,7 @@ class FileSetDataModule(LightningDataModule):
         seed: int = 0,
         num_workers: int = 0,
         pin_memory: bool | None = None,
+        pull: bool = False,
         streams: int | None = None,
         blocks: BlockMode = "auto",
         memory_bytes: int = 2 * 2**30,
@@ -220,14 +124,19 @@ class FileSetDataModule(LightningDataModule):
                 "seed": seed,
                 "num_workers": num_workers,
                 "pin_memory": pin_memory,
+                "pull": pull,
                 "streams": streams,
                 "blocks": blocks,
-            }
+            },
+            # Lightning would look for this frame from its own, and keep both, and their callers', in a cycle.
+            frame=inspect.currentframe(),
         )
         if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0:
             raise SpecError(f"num_workers={num_workers!r}: pass the number of worker processes, 0 for none.")
         check_pinning(pin_memory)
-        self.pin_memory = pin_memory
+        if not isinstance(pull, bool):
+            raise SpecError(f"pull={pull!r}: pass True to fetch all files before training, or False.")
+        self.pin_memory, self.pull = pin_memory, pull
         self.columns = columns
         self.batch_size, self.shuffle, self.drop_last_batch = batch_size, shuffle, drop_last_batch
         self.seed, self.num_workers, self.streams = seed, num_workers, streams
@@ -238,6 +147,18 @@ class FileSetDataModule(LightningDataModule):
         self._readers: dict[tuple[Stage, int], FileSetReader] = {}
         # The last loaders of each stage. Weakly: a loader that nobody uses any more must not wait for the collector.
         self._made: dict[Stage, weakref.WeakSet[FileSetLoader]] = {}
+        self._hide_validation()
+
+    def prepare_data(self) -> None:
+        """Fetch the files that this run reads, where `pull` asks for it: Lightning calls this once a node."""
+        if not self.pull:
+            return
+        # Nothing is kept on self: the other ranks of the node make no such call.
+        names = STAGES[self._function()]
+        fits = isinstance(self.columns, Columns)
+        for name, source in self._sources.items():
+            if source is not None and (name in names or (name == "train" and fits)):
+                as_fileset(source, self._storage_options).with_cache(self.cache_dir, self.cache_bytes).pull()
 
     def setup(self, stage: str | None = None) -> None:
         """Open the FileSets, fit the columns on `train`, and make the readers of this stage."""
@@ -256,8 +177,7 @@ class FileSetDataModule(LightningDataModule):
 
     def train_dataloader(self) -> FileSetLoader:
         """The training loader."""
-        if self._sources["train"] is None:
-            raise SpecError("There is no train= to fit on. Pass a FileSet or 'LOCATION/NAME'.")
+        self._need("train", "Trainer.fit trains on")
         loader = self._loaders("train")[0]
         if not len(loader):
             raise SpecError(
@@ -272,11 +192,17 @@ class FileSetDataModule(LightningDataModule):
 
     def test_dataloader(self) -> FileSetLoader | list[FileSetLoader]:
         """The test loader, or loaders where `test` is a list."""
+        self._need("test", "Trainer.test reads")
         return self._evaluation("test")
 
     def predict_dataloader(self) -> FileSetLoader | list[FileSetLoader]:
         """The prediction loader, or loaders where `predict` is a list."""
+        self._need("predict", "Trainer.predict reads")
         return self._evaluation("predict")
+
+    def _need(self, stage: Stage, use: str) -> None:
+        if self._sources[stage] is None:
+            raise SpecError(f"There is no {stage}=, which {use}. Pass a FileSet or 'LOCATION/NAME' to the data module.")
 
     def _evaluation(self, stage: Stage) -> FileSetLoader | list[FileSetLoader]:
         loaders = self._loaders(stage)
@@ -285,9 +211,15 @@ class FileSetDataModule(LightningDataModule):
     def _loaders(self, stage: Stage) -> list[FileSetLoader]:
         self.setup()
         for loader in self._made.get(stage, ()):
-            loader.close()
+            loader.retire()
         loaders = [
-            FileSetLoader(self._reader(stage, place), self.num_workers, _weakly(self._epoch), self._pins())
+            FileSetLoader(
+                self._reader(stage, place),
+                self.num_workers,
+                _weakly(self._epoch),
+                self._pins(),
+                _weakly(self._trained) if stage == "train" else None,
+            )
             for place in range(len(self._filesets.get(stage, ())))
         ]
         self._made[stage] = weakref.WeakSet(loaders)
@@ -295,14 +227,16 @@ class FileSetDataModule(LightningDataModule):
 
     def _reader(self, stage: Stage, place: int) -> FileSetReader:
         shard = self._shard()
+        training = stage == "train"
+        shuffle = self.shuffle and training and not self._overfits()
         found = self._readers.get((stage, place))
-        if found is None or found.shard != shard:  # loaders may be asked for before a trainer knows the ranks
-            training = stage == "train"
+        # Loaders may be asked for before a trainer is there, which knows the ranks.
+        if found is None or (found.shard, found.plan.shuffle.shuffle) != (shard, shuffle):
             self._readers[stage, place] = FileSetReader(
                 self._filesets[stage][place],
                 columns=self.columns,
                 batch_size=self.batch_size,
-                shuffle=self.shuffle and training,
+                shuffle=shuffle,
                 drop_last_batch=self.drop_last_batch and training,
                 seed=self.seed,
                 streams=self.streams,
@@ -318,6 +252,10 @@ class FileSetDataModule(LightningDataModule):
     def _shard(self) -> Shard:
         if self.trainer is None:
             return current_shard()
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            # Ranks that hold parts of one copy of the model are to see the same rows.
+            given = self.trainer.strategy.distributed_sampler_kwargs
+            return Shard(given["rank"], given["num_replicas"])
         return Shard(self.trainer.global_rank, self.trainer.world_size)
 
     def _pins(self) -> bool:
@@ -326,8 +264,22 @@ class FileSetDataModule(LightningDataModule):
         # A machine may have a GPU and the trainer not use it.
         return gpu_available() and (self.trainer is None or self.trainer.strategy.root_device.type == "cuda")
 
-    def _epoch(self) -> int:
-        return 0 if self.trainer is None else self.trainer.current_epoch
+    def _epoch(self) -> int | None:
+        return None if self.trainer is None else self.trainer.current_epoch
+
+    def _function(self) -> str:
+        return "fit" if self.trainer is None or self.trainer.state.fn is None else self.trainer.state.fn.value
+
+    def _trained(self) -> int | None:
+        # "Processed", not "completed": that is counted after the hooks in which checkpoints are taken, and Lightning
+        # itself counts it on when it resumes. A batch on which an exception struck is in neither.
+        if self.trainer is None:
+            return None
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        return done.processed  # type: ignore[attr-defined, no-any-return]
+
+    def _overfits(self) -> bool:
+        return self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
 
     def __str__(self) -> str:
         # Lightning's own text iterates over every loader.
@@ -345,7 +297,23 @@ class FileSetDataModule(LightningDataModule):
         self._let_go()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_made": {}}  # workers do not travel
+        kept = {name: value for name, value in self.__dict__.items() if name != "val_dataloader"}
+        return {**kept, "_made": {}}  # workers do not travel
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._hide_validation()
+
+    def _hide_validation(self) -> None:
+        """Without `val`, let this look like a module that defines no validation loader.
+
+        Lightning asks whether the method is another than its own. An empty list of loaders would do too, but it warns
+        of one.
+        """
+        if self._sources["val"] is None and type(self).val_dataloader is FileSetDataModule.val_dataloader:
+            # Without a hold on itself: workers are to end with the last use of their loader, not with a collection.
+            theirs = MethodType(LightningDataModule.val_dataloader, weakref.proxy(self))
+            self.val_dataloader = theirs  # type: ignore[method-assign]
 
     def _let_go(self) -> None:
         for loaders in self._made.values():
@@ -355,12 +323,12 @@ class FileSetDataModule(LightningDataModule):
         self._readers.clear()
 
 
-def _weakly(method: Callable[[], int]) -> Callable[[], int]:
-    """The method without a hold on its object, lest loaders outlive their last use; 0 where the object is gone."""
+def _weakly(method: Callable[[], int | None]) -> Callable[[], int | None]:
+    """The method without a hold on its object, lest loaders outlive their last use; None where the object is gone."""
     reference = weakref.WeakMethod(method)
 
-    def call() -> int:
+    def call() -> int | None:
         bound = reference()
-        return 0 if bound is None else bound()
+        return None if bound is None else bound()
 
     return call

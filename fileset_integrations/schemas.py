@@ -129,6 +129,7 @@ class DataConf:
     seed: int = 0
     num_workers: int = 0
     pin_memory: bool | None = None
+    pull: bool = False
     streams: int | None = None
     blocks: str = "auto"
     memory_bytes: int = 2 * 2**30

@@ -26,13 +26,46 @@ except ImportError as error:  # pragma: no cover - seen only where torch is not 
 
 
 def current_shard() -> Shard:
-    """This process's rank and world size: of torch.distributed where it is set up, else of RANK and WORLD_SIZE."""
+    """This process's rank and world size: of torch.distributed where it is set up, else of RANK and WORLD_SIZE.
+
+    Lightning's own launcher sets LOCAL_RANK and NODE_RANK in place of RANK: on node 0 that is the rank too.
+
+    Raises:
+        SpecError: The environment names a world size, but no rank, or what is no number.
+    """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return Shard(torch.distributed.get_rank(), torch.distributed.get_world_size())
+    found = os.environ
     try:
-        return Shard(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+        world_size = int(found.get("WORLD_SIZE", "1"))
+        local = found.get("LOCAL_RANK") if int(found.get("NODE_RANK", "0")) == 0 else None
+        rank = found.get("RANK", local if world_size > 1 else "0")
+        if rank is None:
+            raise SpecError(
+                f"WORLD_SIZE={world_size} in the environment, and no RANK: every process would read the same rows. Set "
+                "torch.distributed up first, or pass shard=Shard(rank, world_size)."
+            )
+        return Shard(int(rank), world_size)
     except ValueError as error:
         raise SpecError(f"RANK and WORLD_SIZE in the environment: {error}. Unset them, or pass shard=.") from error
+
+
+def check_shard(shard: Shard, what: str, remedy: str) -> None:
+    """Refuse a rank and world size that were taken before torch.distributed knew better.
+
+    Args:
+        shard: What was taken.
+        what: Beginning of the sentence about it.
+        remedy: How to mend it.
+
+    Raises:
+        SpecError: They are others now: ranks would read the same rows.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized() and (now := current_shard()) != shard:
+        raise SpecError(
+            f"{what} rank {shard.rank} of {shard.world_size}; torch.distributed, set up since, says rank {now.rank} of "
+            f"{now.world_size}: ranks would read the same rows. {remedy}."
+        )
 
 
 def to_tensors(batch: dict[str, Any]) -> dict[str, Any]:
@@ -88,7 +121,8 @@ class FileSetIterableDataset(IterableDataset[dict[str, Any]]):
         columns: Which columns become which tensors; None: all, each as a tensor of its own, strings as lists.
         streams: See `FileSetReader`.
         shard: This rank's share; None: of torch.distributed or the environment, as they stand now. It travels with the
-            dataset to spawned workers, which could not find it out.
+            dataset to spawned workers, which could not find it out. A dataset that was made before torch.distributed
+            was set up refuses to be iterated over, lest all ranks read the same rows.
         blocks: See `FileSetReader`; "auto" in DataLoader workers has them decode each block once, to disk.
         memory_bytes: See `FileSetReader`.
         cache_dir: See `FileSetReader`.
@@ -133,6 +167,7 @@ class FileSetIterableDataset(IterableDataset[dict[str, Any]]):
             cache_bytes=cache_bytes,
             transform=transform,
         )
+        self._shard_is_given = shard is not None
         self._epochs = EpochCounter()
         self._last: _Position | None = None  # where the iteration begun last in this process stands
 
@@ -149,6 +184,7 @@ class FileSetIterableDataset(IterableDataset[dict[str, Any]]):
 
     def __iter__(self) -> Batches:
         # Not a generator: the epoch is that of the moment at which the iteration begins.
+        self._check_shard()
         info = get_worker_info()
         if info is None:
             number, begin = self._epochs.claim()
@@ -159,6 +195,18 @@ class FileSetIterableDataset(IterableDataset[dict[str, Any]]):
         batches = Batches(self.reader, self._epochs, number, begin)
         self._last = batches.position
         return batches
+
+    def _check_shard(self) -> None:
+        if not self._shard_is_given:
+            check_shard(
+                self.reader.shard,
+                "The dataset was made for",
+                "Make it after torch.distributed is set up, or pass shard=Shard(rank, world_size)",
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._check_shard()  # spawned workers get the dataset so, and could not find out
+        return self.__dict__
 
     def state_dict(self) -> dict[str, Any]:
         """Where the iteration that was begun last stands: flat JSON under 1 KB, the same on every rank.

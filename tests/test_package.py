@@ -28,7 +28,7 @@ ORDER = (
     *("column_specs", "binding", "columns", "type_table", "manifest", "storage", "engines", "making", "fileset"),
     *("views", "fits", "blocks", "block_files", "mapped", "assembly", "reader", "epochs", "waiting", "mixing"),
     *("profiles", "throughput", "measuring", "report"),
-    *("callbacks", "torch", "tensorflow", "lightning", "keras", "ray"),
+    *("callbacks", "torch", "loader", "tensorflow", "lightning", "keras", "ray"),
     *("summary", "plots", "outcome", "models", "tasks", "schemas", "runs", "train", "cli"),
 )
 LAST_WITHOUT_FRAMEWORKS = "report"

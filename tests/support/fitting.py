@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from fileset_integrations import Columns
 
 ID_COLUMNS = Columns({"id": "id", "x": ["x"]}, label="y")  # of the FileSets of tests.support.data.numbered
+
+# What the fixtures of tests/lightning are.
+FILE_ROWS = (7, 0, 1, 12, 9)
+ROWS = sum(FILE_ROWS)  # 29
+VAL_FILE_ROWS = (4, 7)
+VAL_ROWS = sum(VAL_FILE_ROWS)  # 11
+BATCH = 7  # 4 full batches of training rows, and one row
+SEED = 5
+EPOCHS = 3
 
 
 def ids_of(batch: Any) -> list[int]:
@@ -80,3 +90,38 @@ def quiet_trainer(**options: Any) -> Trainer:
         }
         | options
     )
+
+
+def fit(data: Any, ckpt_path: Any = None, **options: Any) -> Recorder:
+    """Train a new `Recorder` for three epochs, unless told otherwise, and return it."""
+    model = Recorder()
+    quiet_trainer(**{"max_epochs": EPOCHS} | options).fit(model, data, ckpt_path=ckpt_path)
+    return model
+
+
+def natural(rows: int, batch_size: int = BATCH) -> list[list[int]]:
+    """The ids of each batch in natural order."""
+    return [list(range(rows))[at : at + batch_size] for at in range(0, rows, batch_size)]
+
+
+class SaveEverywhere(Callback):
+    """Checkpoints whenever Lightning's own callback may take one; `taken` says after how many batches each was."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.taken: dict[str, int] = {}
+
+    def _save(self, trainer: Trainer, model: Any, moment: str) -> None:
+        name = f"{moment}-{len(model.train_seen)}"
+        trainer.save_checkpoint(self.folder / name)
+        self.taken[name] = len(model.train_seen)
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        self._save(trainer, pl_module, "batch")
+
+    def on_validation_end(self, trainer, pl_module):
+        if not trainer.sanity_checking:
+            self._save(trainer, pl_module, "validation")
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self._save(trainer, pl_module, "epoch")

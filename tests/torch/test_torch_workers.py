@@ -24,18 +24,6 @@ from tests.support.torch_loading import BATCH, FILE_ROWS, ORDER, ROWS, WORKER_ID
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
 
-@pytest.fixture(scope="module")
-def fs(tmp_path_factory):
-    return numbered(tmp_path_factory.mktemp("numbered"), FILE_ROWS)
-
-
-@pytest.fixture(scope="module")
-def expected(fs):
-    """What the reader yields: expected(epoch) is a list of lists of ids."""
-    reader = FileSetReader(fs, **ORDER)
-    return lambda epoch: ids(reader.iter_batches(epoch))
-
-
 # --- workers ---------------------------------------------------------------------------------------------------------
 
 

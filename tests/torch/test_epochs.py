@@ -11,25 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from fileset_integrations import FileSetReader
 from fileset_integrations.errors import SpecError
-from tests.support.data import ids, numbered
-from tests.support.torch_loading import FILE_ROWS, ORDER, WORKER_IDS, WORKERS, loader
+from tests.support.data import ids
+from tests.support.torch_loading import ORDER, WORKER_IDS, WORKERS, loader
 
 # Three workers are more than a small machine has cores for.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
-
-
-@pytest.fixture(scope="module")
-def fs(tmp_path_factory):
-    return numbered(tmp_path_factory.mktemp("numbered"), FILE_ROWS)
-
-
-@pytest.fixture(scope="module")
-def expected(fs):
-    """What the reader yields: expected(epoch) is a list of lists of ids."""
-    reader = FileSetReader(fs, **ORDER)
-    return lambda epoch: ids(reader.iter_batches(epoch))
 
 
 @pytest.mark.parametrize("options", WORKERS, ids=WORKER_IDS)

@@ -11,8 +11,8 @@ from fileset_integrations import FileSetReader, Shard
 from fileset_integrations.errors import SpecError, StateMismatchError
 from fileset_integrations.plan import ORDER as ORDER_NAME
 from tests.support import count
-from tests.support.data import ids, numbered
-from tests.support.torch_loading import BATCH, FILE_ROWS, ORDER, ROWS, failure_of, loader
+from tests.support.data import ids
+from tests.support.torch_loading import BATCH, ORDER, ROWS, failure_of, loader
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),
@@ -20,17 +20,6 @@ pytestmark = [
 ]
 
 BATCHES = math.ceil(ROWS / BATCH)  # 8
-
-
-@pytest.fixture(scope="module")
-def fs(tmp_path_factory):
-    return numbered(tmp_path_factory.mktemp("numbered"), FILE_ROWS)
-
-
-@pytest.fixture(scope="module")
-def expected(fs):
-    reader = FileSetReader(fs, **ORDER)
-    return lambda epoch: ids(reader.iter_batches(epoch))
 
 
 def through_json(state):

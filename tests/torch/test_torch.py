@@ -1,5 +1,6 @@
 """Plain PyTorch: what a batch is, how many there are, and whose rows they hold."""
 
+import pickle
 import warnings
 
 import pyarrow as pa
@@ -11,22 +12,10 @@ from fileset_integrations.columns import Category
 from fileset_integrations.errors import SpecError
 from fileset_integrations.torch import FileSetIterableDataset, current_shard
 from tests.support.data import fileset_of, ids, numbered, table
-from tests.support.torch_loading import BATCH, FILE_ROWS, ORDER, ROWS, WORKER_IDS, WORKERS, loader
+from tests.support.torch_loading import BATCH, ORDER, ROWS, WORKER_IDS, WORKERS, loader
 
 # Three workers are more than a small machine has cores for.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
-
-
-@pytest.fixture(scope="module")
-def fs(tmp_path_factory):
-    return numbered(tmp_path_factory.mktemp("numbered"), FILE_ROWS)
-
-
-@pytest.fixture(scope="module")
-def expected(fs):
-    """What the reader yields: expected(epoch) is a list of lists of ids."""
-    reader = FileSetReader(fs, **ORDER)
-    return lambda epoch: ids(reader.iter_batches(epoch))
 
 
 # --- what a batch is -------------------------------------------------------------------------------------------------
@@ -163,6 +152,53 @@ def test_a_shard_that_is_passed_goes_before_the_environment(fs, monkeypatch):
 
     assert fs.to_torch_dataset(batch_size=2, shard=Shard(2, 3)).reader.shard == Shard(2, 3)
     assert current_shard() == Shard(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("environment", "shard"),
+    [
+        ({}, Shard(0, 1)),
+        ({"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "NODE_RANK": "1"}, Shard(3, 4)),
+        ({"WORLD_SIZE": "2", "LOCAL_RANK": "1", "NODE_RANK": "0"}, Shard(1, 2)),  # of Lightning's own launcher
+        ({"LOCAL_RANK": "1"}, Shard(0, 1)),  # says nothing of a world
+    ],
+    ids=str,
+)
+def test_launchers_say_in_the_environment_who_is_who(environment, shard, monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    assert current_shard() == shard
+
+
+def test_a_world_without_ranks_is_refused(fs, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("NODE_RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.delenv("RANK", raising=False)
+
+    with pytest.raises(SpecError, match=r"WORLD_SIZE=4 in the environment, and no RANK.*shard="):
+        fs.to_torch_dataset(batch_size=2)
+
+
+@pytest.mark.parametrize("made", ["too early", "with a shard"])
+def test_a_dataset_that_was_made_before_the_ranks_were_known_is_refused(made, fs, tmp_path):
+    shard = None if made == "too early" else Shard(1, 3)
+    dataset = fs.to_torch_dataset(batch_size=2, shard=shard)
+    dataset.reader.shard = Shard(1, 3)  # as if this process had been taken for another
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        if made == "with a shard":
+            assert len(list(dataset)) == len(dataset) and pickle.dumps(dataset)
+        else:
+            for use in (list, pickle.dumps):  # spawned workers get it pickled
+                with pytest.raises(SpecError, match=r"rank 1 of 3; .* rank 0 of 1: .*Make it after"):
+                    use(dataset)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize(("rank", "world_size"), [("one", "2"), ("2", "2")])
