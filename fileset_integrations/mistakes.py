@@ -138,8 +138,8 @@ def no_such_key(key: str, known: Sequence[str]) -> str:
 
 
 def _nearest(name: str, known: Iterable[str], above: str = "") -> str:
-    found = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {above}{'.' if above else ''}{found[0]}?" if found else ""
+    found = difflib.get_close_matches(name, list(known), n=2)
+    return f" Did you mean {' or '.join(f'{above}.{one}'.lstrip('.') for one in found)}?" if found else ""
 
 
 @contextmanager

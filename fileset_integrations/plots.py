@@ -88,6 +88,8 @@ def sweep(path: Path, values: Mapping[str, Sequence[str]], metric: str, measured
     """
     figure, _ = _figure()
     figure.clear()
+    from matplotlib.ticker import NullFormatter
+
     columns = min(len(values), 3)
     rows = -(-len(values) // columns)
     figure.set_size_inches(max(6.4, 4.2 * columns), 4.0 * rows)
@@ -102,6 +104,7 @@ def sweep(path: Path, values: Mapping[str, Sequence[str]], metric: str, measured
             axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
         elif min(numbers) > 0 and max(numbers) >= 30 * min(numbers):
             axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(NullFormatter())  # labels of two decades would lie on one another
         axes.set(xlabel=key, ylabel=metric)
         axes.legend()
     return _save(figure, path)

@@ -129,7 +129,7 @@ class StudySweeper(Sweeper):
         folder.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with _alone(folder):
-            study = self._open(folder, self._direction_of(), space)
+            study = self._open(folder, self._direction_of(), space, fixed)
             OmegaConf.save(self._config, folder / "multirun.yaml")
             self._run(study, space, fixed)
 
@@ -146,7 +146,9 @@ class StudySweeper(Sweeper):
             )
         return "minimize" if lower else "maximize"
 
-    def _open(self, folder: Path, direction: str, space: dict[str, BaseDistribution]) -> Study:
+    def _open(
+        self, folder: Path, direction: str, space: dict[str, BaseDistribution], fixed: dict[str, str]
+    ) -> Study:
         import optuna
         from optuna.distributions import distribution_to_json
         from optuna.storages.journal import JournalFileBackend
@@ -162,6 +164,7 @@ class StudySweeper(Sweeper):
         wanted: dict[str, Any] = {
             "direction": direction,
             "optimized_metric": self._config and self._config.optimized_metric,
+            **fixed,
             **{key: distribution_to_json(one) for key, one in space.items()},
         }
         made_with = study.user_attrs.get("settings")
@@ -236,14 +239,14 @@ def _value(returned: JobReturn) -> float | None:
 def _distribution(override: Override) -> BaseDistribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    value, key = override.value(), override.get_key_element()
+    value = override.value()
     if isinstance(value, IntervalSweep):
         assert value.start is not None and value.end is not None
         log = "log" in value.tags
         whole = isinstance(value.start, int) and isinstance(value.end, int)
         if value.start > value.end or (log and value.start <= 0):
             raise SpecError(
-                f"{key}={override.get_value_element_as_str()}: the first end must be the smaller one"
+                f"{override.input_line}: the first end must be the smaller one"
                 f"{', and greater than 0 on a logarithmic scale' if log else ''}."
             )
         if whole:
@@ -253,7 +256,7 @@ def _distribution(override: Override) -> BaseDistribution:
         assert value.start is not None and value.stop is not None
         numbers = list(value.range())
         if not numbers:
-            raise SpecError(f"{key}={override.get_value_element_as_str()}: this range is empty.")
+            raise SpecError(f"{override.input_line}: this range is empty.")
         if all(isinstance(number, int) for number in numbers):
             return IntDistribution(int(min(numbers)), int(max(numbers)), step=abs(int(value.step)))
         return CategoricalDistribution([float(number) for number in numbers])

@@ -116,7 +116,7 @@ class TabularRegressor(lightning.LightningModule):
         """Mean squared error, in the label's unit squared."""
         x, y = batch
         loss = functional.mse_loss(self(x), y.to(self.target_mean.dtype))
-        self.log("loss", loss, on_step=True, on_epoch=True, batch_size=len(y))
+        self.log("loss", loss, on_step=True, on_epoch=True, sync_dist=True, batch_size=len(y))
         return loss
 
     def validation_step(self, batch: tuple[Inputs, Tensor], batch_idx: int) -> None:
@@ -126,7 +126,7 @@ class TabularRegressor(lightning.LightningModule):
         predicted = self(x)
         self.rmse(predicted, y)
         self.mae(predicted, y)
-        self.log("val_loss", functional.mse_loss(predicted, y), batch_size=len(y))
+        self.log("val_loss", functional.mse_loss(predicted, y), sync_dist=True, batch_size=len(y))
         self.log("val_rmse", self.rmse, prog_bar=True, batch_size=len(y))
         self.log("val_mae", self.mae, batch_size=len(y))
 
@@ -152,7 +152,7 @@ class _Classifier(lightning.LightningModule):
         """Cross entropy."""
         x, y = batch
         loss = functional.cross_entropy(self(x), y.long())
-        self.log("loss", loss, on_step=True, on_epoch=True, batch_size=len(y))
+        self.log("loss", loss, on_step=True, on_epoch=True, sync_dist=True, batch_size=len(y))
         return loss
 
     def validation_step(self, batch: tuple[Inputs, Tensor], batch_idx: int) -> None:
@@ -160,7 +160,7 @@ class _Classifier(lightning.LightningModule):
         x, y = batch
         logits = self(x)
         self.accuracy(logits, y)
-        self.log("val_loss", functional.cross_entropy(logits, y.long()), batch_size=len(y))
+        self.log("val_loss", functional.cross_entropy(logits, y.long()), sync_dist=True, batch_size=len(y))
         self.log("val_accuracy", self.accuracy, prog_bar=True, batch_size=len(y))
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
