@@ -73,8 +73,8 @@ def explain(error: BaseException) -> str | None:
             text = _of_omegaconf(cause)
         elif ambiguous := re.match(r"Ambiguous value for argument '(.*)'", str(error)):
             text = (
-                f"{ambiguous[1]}: several values are a sweep; add -m. A list is written [first,second], and a text with "
-                "a comma in quotes: 'key=\"a, b\"'."
+                f"{ambiguous[1]}: several values are a sweep; add -m. A list is written [first,second], and a text "
+                "with a comma in quotes: 'key=\"a, b\"'."
             )
         else:
             text = str(error)
@@ -89,7 +89,8 @@ def _no_such_option(error: MissingConfigException) -> str:
         return str(error)
     return (
         f"{group}={option}: there is no such option.{_nearest(option, error.options)} Choose one of "
-        f"{', '.join(sorted(error.options))}; a file {group}/{option}.yaml of your own is found with --config-dir FOLDER."
+        f"{', '.join(sorted(error.options))}; a file {group}/{option}.yaml of your own is found with "
+        "--config-dir FOLDER."
     )
 
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import filelock
 import numpy as np
@@ -66,7 +66,7 @@ class StudySweeper(Sweeper):
         self,
         n_trials: int = 20,
         n_jobs: int = 1,
-        direction: str | None = None,
+        direction: Literal["minimize", "maximize"] | None = None,
         seed: int = 0,
         sampler: Any = None,
         params: DictConfig | None = None,
@@ -74,13 +74,14 @@ class StudySweeper(Sweeper):
         for name, value in (("n_trials", n_trials), ("n_jobs", n_jobs)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise SpecError(f"hydra.sweeper.{name} is {value!r}; it must be a whole number of at least 1.")
-        if direction not in (None, "minimize", "maximize"):
+        if direction is not None and direction not in ("minimize", "maximize"):
             raise SpecError(f"hydra.sweeper.direction is {direction!r}; choose minimize, maximize or null.")
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise SpecError(f"hydra.sweeper.seed is {seed!r}; it must be a whole number of at least 0.")
         self._n_trials, self._n_jobs = n_trials, n_jobs
-        self._direction, self._seed, self._sampler = direction, seed, sampler
-        self._params = [f"{key}={value}" for key, value in (params or {}).items()]
+        self._direction: Literal["minimize", "maximize"] | None = direction
+        self._seed, self._sampler = seed, sampler
+        self._params = [f"{key!s}={value}" for key, value in (params or {}).items()]
         self._config: DictConfig | None = None
         self._launcher: Launcher | None = None
         self._context: HydraContext | None = None
@@ -123,7 +124,7 @@ class StudySweeper(Sweeper):
         if not space:
             raise SpecError(
                 "hydra.sweeper.params varies nothing. Say what may be varied: "
-                "'hydra.sweeper.params={model.lr: \"tag(log, interval(0.001, 0.1))\"}', or model.lr='interval(0.001, 0.1)'."
+                "model.lr='tag(log, interval(0.001, 0.1))', or the same under hydra.sweeper.params in a file."
             )
         folder = Path(str(self._config.hydra.sweep.dir))
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,7 +134,7 @@ class StudySweeper(Sweeper):
             OmegaConf.save(self._config, folder / "multirun.yaml")
             self._run(study, space, fixed)
 
-    def _direction_of(self) -> str:
+    def _direction_of(self) -> Literal["minimize", "maximize"]:
         if self._direction is not None:
             return self._direction
         assert self._config is not None
@@ -147,7 +148,11 @@ class StudySweeper(Sweeper):
         return "minimize" if lower else "maximize"
 
     def _open(
-        self, folder: Path, direction: str, space: dict[str, BaseDistribution], fixed: dict[str, str]
+        self,
+        folder: Path,
+        direction: Literal["minimize", "maximize"],
+        space: dict[str, BaseDistribution],
+        fixed: dict[str, str],
     ) -> Study:
         import optuna
         from optuna.distributions import distribution_to_json
@@ -184,12 +189,12 @@ class StudySweeper(Sweeper):
 
         killed = [trial for trial in study.trials if trial.state == TrialState.RUNNING]
         # Killed while it was being proposed: its job never began. It is no trial, and its number stays unused.
-        torn = [trial for trial in killed if set(trial.params) != set(space)]
-        for trial in torn:
-            study.tell(trial.number, state=TrialState.FAIL)
-            study._storage.set_trial_user_attr(trial._trial_id, "torn", True)
-        again = [trial for trial in killed if trial not in torn]
-        counted = [trial for trial in study.trials if trial.state.is_finished() and not trial.user_attrs.get("torn")]
+        for trial in killed:
+            if set(trial.params) != set(space):
+                study.tell(trial.number, state=TrialState.FAIL)
+        proposed = [trial for trial in study.trials if set(trial.params) == set(space)]
+        again = [trial for trial in proposed if trial.state == TrialState.RUNNING]
+        counted = [trial for trial in proposed if trial.state.is_finished()]
         todo = self._n_trials - len(counted)
         if counted or again:
             _log.info("Going on: %d trials are there, %d were killed and run again.", len(counted), len(again))
@@ -217,9 +222,7 @@ class StudySweeper(Sweeper):
         from optuna.trial import TrialState
 
         assert self._launcher is not None
-        overrides = [
-            [f"{key}={value}" for key, value in {**fixed, **trial.params}.items()] for trial in trials
-        ]
+        overrides = [[f"{key}={value}" for key, value in {**fixed, **trial.params}.items()] for trial in trials]
         returned = self._launcher.launch(overrides, initial_job_idx=trials[0].number)
         for trial, one in zip(trials, returned, strict=True):
             value = _value(one)
@@ -260,7 +263,8 @@ def _distribution(override: Override) -> BaseDistribution:
         if all(isinstance(number, int) for number in numbers):
             return IntDistribution(int(min(numbers)), int(max(numbers)), step=abs(int(value.step)))
         return CategoricalDistribution([float(number) for number in numbers])
-    return CategoricalDistribution(list(override.sweep_iterator(transformer=Transformer.encode)))
+    choices: list[Any] = list(override.sweep_iterator(transformer=Transformer.encode))
+    return CategoricalDistribution(choices)
 
 
 @contextmanager

@@ -129,8 +129,8 @@ def show(console: Console, task: str, found: Sequence[Result], metric: str | Non
         console.print(f"{len(bad)} of {len(found)} jobs failed:", soft_wrap=True, highlight=False)
     for result in bad:
         of = ", ".join(f"{key}={result.overrides.get(key, '')}" for key in varied)
-        error = result.error or "began, and its process ended before it did"
-        console.print(f"  job {result.job} ({of}): {error}", soft_wrap=True, highlight=False, markup=False)
+        what = result.error or "began, and its process ended before it did"
+        console.print(f"  job {result.job} ({of}): {what}", soft_wrap=True, highlight=False, markup=False)
 
 
 def varied_keys(found: Sequence[Result]) -> list[str]:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -99,7 +99,7 @@ def _one_of_a_sweep(config: DictConfig) -> float | None:
     begun, start = Result(hydra_config.job.num, overrides), time.perf_counter()
     begun.write(folder)
     try:
-        sweeps.refuse_subprocesses(config, hydra_config)
+        sweeps.refuse_subprocesses(config, cast(DictConfig, hydra_config))
         return run(config, begun)
     except Exception as error:
         text = mistakes.explain(error)
@@ -157,9 +157,7 @@ def _run(config: DictConfig, begun: Result) -> float | None:
 
     # The data module opens the others itself, by LOCATION/NAME; views have no such name, and it says of no connection.
     both = {"train": train_set, "val": val_set}
-    of_the_data: dict[str, Any] = {
-        split: fs for split, fs in both.items() if isinstance(fs, View) or fs.fetches
-    }
+    of_the_data: dict[str, Any] = {split: fs for split, fs in both.items() if isinstance(fs, View) or fs.fetches}
     if options := _storage_options(config):
         of_the_data["storage_options"] = options
 

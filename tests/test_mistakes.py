@@ -35,9 +35,11 @@ def folder(tmp_path_factory) -> Path:
 )
 def test_a_choice_that_is_not_there_is_told_in_one_line(override, message):
     schemas.register()
-    with initialize_config_module("fileset_integrations.conf", version_base="1.3"):
-        with pytest.raises(HydraException) as caught:
-            compose("train", [override])
+    with (
+        initialize_config_module("fileset_integrations.conf", version_base="1.3"),
+        pytest.raises(HydraException) as caught,
+    ):
+        compose("train", [override])
 
     told = mistakes.explain(caught.value)
 

@@ -141,10 +141,12 @@ def test_what_a_kill_can_leave_in_the_journal_is_mended(tmp_path):
 
 
 def test_two_processes_never_run_one_search(tmp_path):
-    with study._alone(tmp_path):
-        with pytest.raises(SpecError, match="another process is running this search"):
-            with study._alone(tmp_path):
-                pass
+    with (
+        study._alone(tmp_path),
+        pytest.raises(SpecError, match="another process is running this search"),
+        study._alone(tmp_path),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -166,9 +168,7 @@ def test_what_may_be_varied_is_written_as_in_any_sweep(text, expected):
     assert study._distribution(OverridesParser.create().parse_override(text)) == expected
 
 
-@pytest.mark.parametrize(
-    "text", ["x=interval(2,1)", "x=tag(log,interval(0,1))", "x=range(3,3)"]
-)
+@pytest.mark.parametrize("text", ["x=interval(2,1)", "x=tag(log,interval(0,1))", "x=range(3,3)"])
 def test_what_cannot_be_varied_is_refused_as_it_was_written(text):
     with pytest.raises(SpecError, match=re.escape(text)):
         study._distribution(OverridesParser.create().parse_override(text))

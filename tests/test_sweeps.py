@@ -1,4 +1,4 @@
-"""Sweeps: a failing job is its own affair, one FileSet serves all, and the end is a table, a plot and an honest status."""
+"""Sweeps: a failing job is its own affair, one FileSet serves all, and the end is a table, a plot and a status."""
 
 import csv
 import io
