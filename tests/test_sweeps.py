@@ -16,7 +16,8 @@ from rich.console import Console
 from fileset_integrations import plots, results, sweeps
 from fileset_integrations.errors import SpecError
 from fileset_integrations.results import Result
-from tests.support.app import TINY, fileset_train
+from tests.support import ROOT
+from tests.support.app import TINY, commands_of, fileset_train
 
 
 def rows_of(text: str) -> list[list[str]]:
@@ -97,21 +98,36 @@ def test_a_sweep_whose_jobs_all_succeed_ends_well(tmp_path):
     assert "2 of 2 jobs, best first by val_mae" in ended.out and "failed" not in ended.out
 
 
-@pytest.mark.slow
-def test_eight_jobs_at_once_by_joblib_share_one_fileset_that_is_made_once(tmp_path):
-    done = in_a_process(
-        tmp_path,
-        *("-m", *TINY, "model.lr=0.1,0.03,0.02,0.01", "seed=0,1", "hydra.sweep.dir=sweep"),
-        *("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
-    )
+# As docs/sweeps.md says them.
+GRID, EIGHT, SEARCH = commands_of(ROOT / "docs" / "sweeps.md") if (ROOT / "docs").is_dir() else ((), (), ())
 
+
+@pytest.mark.slow
+@pytest.mark.checkout
+def test_eight_jobs_at_once_by_joblib_share_one_fileset_that_is_made_once(tmp_path):
+    done = in_a_process(tmp_path, *EIGHT)
+
+    folder = tmp_path / "logs" / "eight"
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(rows_of(done.stdout)) == 8 and (tmp_path / "sweep" / "sweep.png").stat().st_size > 5_000
-    told = [(tmp_path / "sweep" / str(job) / "train.log").read_text() for job in range(8)]
+    assert len(rows_of(done.stdout)) == 8 and (folder / "sweep.png").stat().st_size > 5_000
+    told = [(folder / str(job) / "train.log").read_text() for job in range(8)]
     assert len({re.search(r"snapshot (\S+)", text)[1] for text in told}) == 1
     [made] = [path for path in (tmp_path / "data" / "filesets").iterdir() if path.name[0] != "."]
-    assert made.name == "query"
+    assert made.name == "digits"
     assert "Warning" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.checkout
+def test_the_other_commands_of_the_page_run_as_written(tmp_path):
+    grid = fileset_train(tmp_path, *GRID, "callbacks=none")
+    first = fileset_train(tmp_path, *SEARCH, "callbacks=none", "hydra.sweeper.n_trials=2")
+    second = fileset_train(tmp_path, *SEARCH, "callbacks=none")
+
+    assert [grid.status, first.status, second.status] == [0, 0, 0]
+    assert [len(rows_of(ended.out)) for ended in (grid, first, second)] == [4, 2, 4]
+    accuracies = [float(row[-2]) for row in rows_of(grid.out)]
+    assert accuracies == sorted(accuracies, reverse=True)
 
 
 @pytest.mark.slow

@@ -171,6 +171,19 @@ def test_parts_of_a_split_are_trained_on_and_validated_and_a_list_is_trained_on_
     assert trained.num_rows == rows // 256 * 256
 
 
+def test_a_run_goes_on_from_a_checkpoint_and_ends_where_it_would_have_ended(finished, tmp_path):
+    # Without dropout, whose draws no checkpoint holds.
+    always = ("model.dropout=0", "+callbacks.model_checkpoint.save_top_k=-1")
+    whole = train.run(small(finished.root, f"paths.output_dir={tmp_path}/one", *always))
+    first_epoch = tmp_path / "one" / "checkpoints" / "epoch_000.ckpt"
+
+    resumed = train.run(small(finished.root, f"paths.output_dir={tmp_path}/two", *always, f"ckpt_path={first_epoch}"))
+
+    assert resumed == pytest.approx(whole, rel=1e-6)
+    rows = json.loads((tmp_path / "two" / "result.json").read_text())["metrics"]
+    assert rows["val_rmse"] == resumed
+
+
 def test_an_edited_query_is_told_and_never_opens_the_old_rows(finished):
     with pytest.raises(train.TrainError, match="another query"):
         train.run(small(finished.root, of=50))

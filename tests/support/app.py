@@ -3,6 +3,8 @@
 import contextlib
 import io
 import os
+import re
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,3 +64,12 @@ def fileset_train(folder: Path, *arguments: str) -> Ended:
             GlobalHydra.instance().clear()
             HydraConfig.instance().cfg = None
     return Ended(status, out.getvalue(), err.getvalue())
+
+
+def commands_of(document: Path) -> list[tuple[str, ...]]:
+    """Arguments of every `fileset-train` in the document's blocks of bash."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+    found = [shlex.split(line) for line in lines]
+    assert all(words[0] == "fileset-train" for words in found)
+    return [tuple(words[1:]) for words in found]
