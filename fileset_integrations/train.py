@@ -10,17 +10,20 @@ What can be chosen lies in the package `fileset_integrations.conf`; `fileset-tra
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import filelock
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
@@ -39,6 +42,7 @@ from fileset_integrations.outcome import Evaluation, Outcome
 from fileset_integrations.reader import FileSetReader
 from fileset_integrations.results import Result
 from fileset_integrations.runs import Job, Trained, target_of
+from fileset_integrations.storage.cache import cache_root
 from fileset_integrations.storage.connecting import refuse_secrets
 from fileset_integrations.storage.directory import is_stage
 from fileset_integrations.summary import Summary
@@ -216,15 +220,16 @@ def make_filesets(config: DictConfig) -> dict[str, FileSet]:
     connection = None if config.filesets.connection is None else _build(config, "filesets.connection")
     for name, node in config.filesets.make.items():
         arguments = {str(key): value for key, value in _plain(node).items()}
-        fileset = FileSet.make(
-            target_stage_loc=location,
-            name=name,
-            connection_name=config.source.get("connection_name"),
-            duckdb_connection=connection,
-            if_exists="open",
-            storage_options=options,
-            **arguments,
-        )
+        with _one_at_a_time(config, f"{location}/{name}"):
+            fileset = FileSet.make(
+                target_stage_loc=location,
+                name=name,
+                connection_name=config.source.get("connection_name"),
+                duckdb_connection=connection,
+                if_exists="open",
+                storage_options=options,
+                **arguments,
+            )
         made[f"{location}/{name}"] = fileset
         _log.info("FileSet %s/%s: %s rows, snapshot %s", location, name, f"{fileset.num_rows:,}", fileset.snapshot_id)
     for name, node in (OmegaConf.select(config, "filesets.split") or {}).items():
@@ -237,6 +242,22 @@ def make_filesets(config: DictConfig) -> dict[str, FileSet]:
         parts = whole.split(**{str(key): value for key, value in _plain(node).items()})
         made.update((f"{location}/{name}:{part}", view) for part, view in parts.items())
     return made
+
+
+@contextmanager
+def _one_at_a_time(config: DictConfig, where: str) -> Iterator[None]:
+    """Held while a FileSet is made elsewhere than in a directory, which has a lock of its own.
+
+    In a bucket or a stage, jobs of a sweep that begin together would all run the query, and all but one find the name
+    taken when they are done.
+    """
+    if not is_stage(where) and "://" not in where:
+        yield
+        return
+    locks = cache_root(config.data.cache_dir) / "locks"
+    locks.mkdir(mode=0o700, exist_ok=True)
+    with filelock.FileLock(locks / f"{hashlib.sha256(where.encode()).hexdigest()}.lock"):
+        yield
 
 
 def show(

@@ -7,13 +7,16 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import fsspec
 import pytest
+from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from fileset_integrations import plots, results, sweeps
+from fileset_integrations import making, plots, results, schemas, sweeps, train
 from fileset_integrations.errors import SpecError
 from fileset_integrations.results import Result
 from tests.support import ROOT
@@ -27,10 +30,12 @@ def rows_of(text: str) -> list[list[str]]:
 
 
 def in_a_process(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    program = "from fileset_integrations.train import main; main()"
+    # A file, for Lightning's ddp starts it again by its name.
+    program = folder / "app.py"
+    program.write_text("from fileset_integrations.train import main\n\nif __name__ == '__main__':\n    main()\n")
     environment = {name: value for name, value in os.environ.items() if name != "FILESET_ROOT"}
     return subprocess.run(
-        [sys.executable, "-c", program, *arguments],
+        [sys.executable, str(program), *arguments],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -131,15 +136,28 @@ def test_the_other_commands_of_the_page_run_as_written(tmp_path):
 
 
 @pytest.mark.slow
-def test_jobs_of_submitit_are_told_of_too(tmp_path):
-    pytest.importorskip("submitit")
+def test_a_job_of_submitit_trains_in_processes_that_are_spawned(tmp_path):
     done = in_a_process(
-        tmp_path, "-m", *TINY, "model.lr=0.1,-1", "hydra.sweep.dir=sweep", "hydra/launcher=submitit_local"
+        tmp_path,
+        *("-m", *TINY, "hydra.sweep.dir=sweep", "hydra/launcher=submitit_local", "trainer=ddp_spawn"),
     )
 
-    assert done.returncode == 1, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-3000:]
     assert [row[0] for row in rows_of(done.stdout)] == ["0"]
-    assert re.search(r"job 1 \(model\.lr=-1\): model\.lr is -1\.0", done.stdout)
+    [log] = (tmp_path / "sweep" / ".submitit").rglob("*_log.out")
+    # What the spawned processes saw of the training has come back.
+    assert "Training: 256 rows in " in log.read_text()
+
+
+@pytest.mark.slow
+def test_of_two_processes_the_first_one_tells(tmp_path):
+    done = in_a_process(tmp_path, *TINY, "trainer=ddp", "trainer.accelerator=cpu")
+
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("64 validation rows") == 1
+    assert "Training: 256 rows in " in done.stdout
+    assert "sync_dist" not in done.stderr and "[rank: 1]" not in done.stdout
+    assert len(list((tmp_path / "logs").rglob("result.json"))) == 1
 
 
 # --- what is told -----------------------------------------------------------------------------------------------------
@@ -260,3 +278,33 @@ def test_it_is_refused_before_the_first_job(tmp_path):
     assert ended.status == 1
     assert "under hydra/sweeper=StudySweeper would be another job. Choose trainer=ddp_spawn" in ended.err
     assert list(tmp_path.iterdir()) == []
+
+
+# --- buckets ----------------------------------------------------------------------------------------------------------
+
+BUCKET = ("source=s3", "source.location=memory://bucket/mine", "source.storage_options.endpoint_url=http://nowhere")
+
+
+def test_a_sweep_over_a_bucket_makes_its_fileset_there(tmp_path):
+    ended = fileset_train(tmp_path, "-m", *TINY, *BUCKET, "seed=0,1", "hydra.sweep.dir=sweep")
+
+    assert ended.status == 0, ended.err
+    names = {path.split("/")[3] for path in fsspec.filesystem("memory").find("/bucket/mine/query") if "run-" in path}
+    assert len(rows_of(ended.out)) == 2 and len(names) == 1
+    assert not (tmp_path / "data").exists()
+
+
+def test_jobs_that_begin_together_make_a_fileset_in_a_bucket_once(tmp_path, monkeypatch):
+    schemas.register()
+    with initialize_config_module("fileset_integrations.conf", version_base="1.3"):
+        config = compose(
+            "train", [*TINY, *BUCKET, "source.location=memory://bucket/once", f"paths.root_dir={tmp_path}"]
+        )
+    made, write = [], making._write
+    monkeypatch.setattr(making, "_write", lambda *rest: made.append(1) or write(*rest))
+
+    with ThreadPoolExecutor(4) as pool:
+        found = [each.result() for each in [pool.submit(train.make_filesets, config) for _ in range(4)]]
+
+    assert len({one["memory://bucket/once/query"].snapshot_id for one in found}) == 1
+    assert len(made) == 1
