@@ -68,7 +68,11 @@ class Evaluation(Protocol):
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """Keys of the outcome's `metrics`."""
+        """Keys of the outcome's `metrics`; a sweep compares by the first unless told otherwise."""
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether a smaller value of them is a better one."""
 
     def learn(self, batch: Batch) -> None:
         """Take in one batch of training rows, for the baselines."""
@@ -91,6 +95,7 @@ class Regression:
         self._baseline = baseline
         self._unit = unit
         self.metric_names = ("val_rmse", "val_mae")
+        self.lower_is_better = True
         self._label = Moments()
         self._difference = Moments()
 
@@ -143,7 +148,7 @@ class Regression:
         return Outcome(
             scores=scores,
             metrics={"val_rmse": scores[0].values["RMSE"], "val_mae": scores[0].values["MAE"]},
-            lower_is_better=True,
+            lower_is_better=self.lower_is_better,
             unit=self._unit,
             num_rows=rows,
             draw=draw,
@@ -183,6 +188,7 @@ class Classification:
             raise SpecError(f"evaluation.num_classes is {num_classes}; there must be at least 2 classes.")
         self._num_classes = num_classes
         self.metric_names = ("val_accuracy",)
+        self.lower_is_better = False
         self._features, self._baseline = features, baseline
         self._counts = np.zeros(num_classes, dtype=np.int64)
         self._sums: NDArray[np.float64] | None = None
@@ -246,7 +252,7 @@ class Classification:
         return Outcome(
             scores=scores,
             metrics={"val_accuracy": scores[0].values["accuracy"]},
-            lower_is_better=False,
+            lower_is_better=self.lower_is_better,
             unit="",
             num_rows=rows,
             draw=draw,

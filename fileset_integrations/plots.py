@@ -77,6 +77,51 @@ def confusion(path: Path, counts: NDArray[Any]) -> Path:
     return _save(figure, path)
 
 
+def sweep(path: Path, values: Mapping[str, Sequence[str]], metric: str, measured: Sequence[float]) -> Path:
+    """The metric against each key that a sweep varied, a panel for each; the first job, the best, is marked.
+
+    Args:
+        path: PNG file to write.
+        values: By key, each job's value as given: numbers, or anything else as names.
+        metric: Name of the metric.
+        measured: Its value for each job; one that is not a number is left out.
+    """
+    figure, _ = _figure()
+    figure.clear()
+    from matplotlib.ticker import NullFormatter
+
+    columns = min(len(values), 3)
+    rows = -(-len(values) // columns)
+    figure.set_size_inches(max(6.4, 4.2 * columns), 4.0 * rows)
+    for i, (key, given) in enumerate(values.items()):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        numbers = _numbers(given)
+        places = numbers or _places(given)
+        axes.scatter(places, measured, s=24)
+        axes.scatter(places[:1], measured[:1], s=90, facecolors="none", edgecolors="C3", label="best")
+        if numbers is None:
+            names = list(dict.fromkeys(given))
+            axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+        elif min(numbers) > 0 and max(numbers) >= 30 * min(numbers):
+            axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(NullFormatter())  # labels of two decades would lie on one another
+        axes.set(xlabel=key, ylabel=metric)
+        axes.legend()
+    return _save(figure, path)
+
+
+def _numbers(given: Sequence[str]) -> list[float] | None:
+    try:
+        return [float(value) for value in given]
+    except ValueError:
+        return None
+
+
+def _places(given: Sequence[str]) -> list[float]:
+    names = list(dict.fromkeys(given))
+    return [float(names.index(value)) for value in given]
+
+
 def _cells(counts: NDArray[Any]) -> list[tuple[tuple[int, int], int]]:
     return [((row, column), int(counts[row, column])) for row in range(len(counts)) for column in range(len(counts))]
 

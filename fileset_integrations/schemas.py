@@ -50,6 +50,7 @@ class TrainConf:
     seed: int = 0
     torch_threads: int | None = None
     optimized_metric: str | None = None
+    ckpt_path: str | None = None
     source: Any = MISSING
     filesets: Any = MISSING
     columns: Any = MISSING
@@ -69,6 +70,7 @@ class SourceConf:
 
     location: str = MISSING
     connection_name: str | None = None
+    storage_options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -153,6 +155,20 @@ class TabularRegressorConf:
 
 
 @dataclass
+class TabularClassifierConf:
+    """Arguments of the classifiers of rows in `fileset_integrations.models`; `inputs` comes from the data."""
+
+    _target_: str = MISSING
+    _convert_: str = "object"
+    num_classes: int = MISSING
+    hidden: list[int] = field(default_factory=lambda: [128, 64])
+    embedding_size: int = 8
+    dropout: float = 0.1
+    lr: float = MISSING
+    weight_decay: float = 0.01
+
+
+@dataclass
 class ImageClassifierConf:
     """Arguments of `fileset_integrations.models.lightning.ImageClassifier`; `inputs` comes from the data."""
 
@@ -167,7 +183,7 @@ class ImageClassifierConf:
 
 @dataclass
 class TextClassifierConf:
-    """Arguments of `fileset_integrations.models.lightning.TextClassifier`; `inputs` comes from the data."""
+    """Arguments of the classifiers of texts in `fileset_integrations.models`; `inputs` comes from the data."""
 
     _target_: str = MISSING
     _convert_: str = "object"
@@ -178,7 +194,7 @@ class TextClassifierConf:
     channels: int = 128
     width: int = 5
     dropout: float = 0.2
-    lr: float = 0.01
+    lr: float = MISSING
     weight_decay: float = 0.01
 
 
@@ -289,6 +305,7 @@ SHAPES: dict[str, type] = {
     "columns": ColumnsConf,
     "data": DataConf,
     "tabular_regressor": TabularRegressorConf,
+    "tabular_classifier": TabularClassifierConf,
     "image_classifier": ImageClassifierConf,
     "text_classifier": TextClassifierConf,
     "regression": RegressionConf,

@@ -6,7 +6,7 @@ them and validation cannot touch them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -135,3 +135,57 @@ def check_codes(inputs: Mapping[str, InputSpec]) -> None:
                 f"Feature {name!r} holds codes of shape {tuple(spec['shape'])} a row, this model takes one code a row. "
                 "Leave it out of columns.features, or choose a model for sequences."
             )
+
+
+def check_layers(hidden: Sequence[int], embedding_size: int, dropout: float) -> None:
+    """Refuse sizes that no layer can have.
+
+    Raises:
+        SpecError: Names the model's key and what would do.
+    """
+    if any(units < 1 for units in hidden):
+        raise SpecError(f"model.hidden is {list(hidden)}; a hidden layer has at least 1 unit. [] is no hidden layer.")
+    if embedding_size < 1:
+        raise SpecError(f"model.embedding_size is {embedding_size}; a category's vector has at least 1 element.")
+    check_dropout(dropout)
+
+
+def check_dropout(dropout: float) -> None:
+    """Refuse shares that leave nothing to train.
+
+    Raises:
+        SpecError: Says what would do.
+    """
+    if not 0 <= dropout < 1:
+        raise SpecError(f"model.dropout is {dropout}; it must lie in [0, 1): the share of units left out.")
+
+
+def check_optimizer(lr: float, weight_decay: float) -> None:
+    """Refuse what AdamW cannot learn by.
+
+    Raises:
+        SpecError: Says what would do.
+    """
+    if not lr > 0 or not weight_decay >= 0:
+        raise SpecError(f"model.lr is {lr} and model.weight_decay {weight_decay}; lr must be > 0, weight_decay >= 0.")
+
+
+def check_text(inputs: Mapping[str, InputSpec], text: str, width: int) -> list[int]:
+    """Refuse a text, or a width of its convolution, that a text classifier cannot read.
+
+    Returns:
+        Shape of one row's text: its length.
+
+    Raises:
+        SpecError: Names the model's key and what would do.
+    """
+    shape = list(inputs[text].get("shape", [])) if text in inputs else None
+    if shape is None or len(shape) != 1:
+        raise SpecError(
+            f"model.text is {text!r}, which must be a feature of shape (length,); "
+            f"{'there is none of that name' if shape is None else f'its shape is {tuple(shape)}'}. "
+            f"Features: {', '.join(inputs)}. Stack(column, shape=(length,), dtype='int64') makes it of a list."
+        )
+    if width < 1 or width % 2 == 0:
+        raise SpecError(f"model.width is {width}; the convolution needs an odd number of elements, such as 5.")
+    return shape

@@ -10,30 +10,39 @@ What can be chosen lies in the package `fileset_integrations.conf`; `fileset-tra
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import filelock
 import hydra
-import hydra.utils
-from hydra.errors import CompactHydraException, InstantiationException
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
-from fileset_integrations import plots, schemas
+from fileset_integrations import mistakes, plots, schemas, study, sweeps
 from fileset_integrations.errors import FileSetError, MissingDependencyError, SpecError
 from fileset_integrations.fileset import FileSet
+from fileset_integrations.mistakes import TrainError
 from fileset_integrations.outcome import Evaluation, Outcome
 from fileset_integrations.reader import FileSetReader
-from fileset_integrations.runs import Job, Trained
+from fileset_integrations.results import Result
+from fileset_integrations.runs import Job, Trained, target_of
+from fileset_integrations.storage.cache import cache_root
 from fileset_integrations.storage.connecting import refuse_secrets
 from fileset_integrations.storage.directory import is_stage
 from fileset_integrations.summary import Summary
@@ -43,10 +52,6 @@ from fileset_integrations.views import View, as_fileset
 _log = logging.getLogger(__name__)
 # Rows of a batch where no optimizer sees them: large, so that Python's part is small.
 _EVALUATION_BATCH = 16_384
-
-
-class TrainError(CompactHydraException):
-    """A user's mistake, as Hydra prints it: one message, no traceback (HYDRA_FULL_ERROR=1 shows it)."""
 
 
 def main(*defaults: str) -> None:
@@ -64,39 +69,78 @@ def main(*defaults: str) -> None:
     # Absolute, and inherited by the processes of launchers: a job may run in another folder.
     os.environ.setdefault("FILESET_ROOT", str(Path.cwd()))
     schemas.register()
-    _hydra_main()
+    study.register()
+    try:
+        with mistakes.in_one_line():
+            _hydra_main()
+    finally:
+        succeeded = sweeps.finish(sweeps.console_of_the_end())
+    if not succeeded:
+        sys.exit(1)
 
 
 @hydra.main(version_base="1.3", config_path="pkg://fileset_integrations.conf", config_name="train")
 def _hydra_main(config: DictConfig) -> float | None:
-    return run(config)
+    return _one_of_a_sweep(config) if HydraConfig.get().mode == RunMode.MULTIRUN else _alone(config)
 
 
-def run(config: DictConfig) -> float | None:
+def _alone(config: DictConfig) -> float | None:
+    try:
+        return run(config)
+    except Exception as error:
+        text = mistakes.explain(error)
+        if text is None or mistakes.asked_for_all():
+            raise
+        # Hydra would name the overrides in a line of its own before it comes to the point.
+        mistakes.leave(text)
+
+
+def _one_of_a_sweep(config: DictConfig) -> float | None:
+    """A job that records how it ended, and whose failure is its own."""
+    hydra_config = HydraConfig.get()
+    folder = Path(config.paths.output_dir)
+    overrides = dict(str(one).lstrip("+~").partition("=")[::2] for one in hydra_config.overrides.task)
+    begun, start = Result(hydra_config.job.num, overrides), time.perf_counter()
+    begun.write(folder)
+    try:
+        sweeps.refuse_subprocesses(config, cast(DictConfig, hydra_config))
+        return run(config, begun)
+    except Exception as error:
+        text = mistakes.explain(error)
+        if text is None or mistakes.asked_for_all():
+            _log.exception("Job %d failed.", begun.job)
+        text = text or f"{type(error).__name__}: {' '.join(str(error).split())}"
+        _log.error("Job %d failed: %s", begun.job, text)
+        begun.failed(text, time.perf_counter() - start).write(folder)
+        return None
+
+
+def run(config: DictConfig, begun: Result | None = None) -> float | None:
     """One job: make or open the FileSets, train, evaluate, print the table.
 
     Args:
         config: Composed config, of the shape `schemas.TrainConf`.
+        begun: What the sweep's job has recorded of itself; None outside a sweep.
 
     Returns:
-        The value named by `optimized_metric`, for a sweep; None where that is null.
+        The value named by `optimized_metric`, the evaluation's first where that is null. None in further processes of
+        a distributed training: the first one measures.
 
     Raises:
         TrainError: A mistake in the config, in one message.
     """
     try:
-        return _run(config)
-    except InstantiationException as error:
-        if isinstance(error.__cause__, FileSetError):
-            raise TrainError(str(error.__cause__)) from error
-        raise
-    except FileSetError as error:
-        raise TrainError("\n".join([str(error), *getattr(error, "__notes__", [])])) from error
-    except MissingMandatoryValue as error:
-        raise TrainError(f"The config has no value for {error.full_key}. Set it: {error.full_key}=...") from error
+        return _run(config, begun or Result(0))
+    except (FileSetError, InstantiationException, OmegaConfBaseException) as error:
+        if isinstance(error, InstantiationException) and not isinstance(error.__cause__, FileSetError):
+            raise
+        raise TrainError(mistakes.explain(error)) from error
 
 
-def _run(config: DictConfig) -> float | None:
+def _run(config: DictConfig, begun: Result) -> float | None:
+    start = time.perf_counter()
+    if not 0 <= config.seed < 2**32:
+        raise SpecError(f"seed is {config.seed}; it must lie in [0, 2**32).")
     train = _framework(config)
     output_dir = Path(config.paths.output_dir)
     evaluation: Evaluation = _build(config, "evaluation")
@@ -117,17 +161,21 @@ def _run(config: DictConfig) -> float | None:
 
     # The data module opens the others itself, by LOCATION/NAME; views have no such name, and it says of no connection.
     both = {"train": train_set, "val": val_set}
-    opened = {split: fs for split, fs in both.items() if isinstance(fs, View) or fs.fetches}
+    of_the_data: dict[str, Any] = {split: fs for split, fs in both.items() if isinstance(fs, View) or fs.fetches}
+    if options := _storage_options(config):
+        of_the_data["storage_options"] = options
 
     def build(key: str, **arguments: Any) -> Any:
-        return _build(config, key, **arguments, **(opened if key == "data" else {}))
+        return _build(config, key, **arguments, **(of_the_data if key == "data" else {}))
 
     def build_model() -> Any:
         offered = {"inputs": summary.inputs(), "target": summary.target()}
-        taken = inspect.signature(hydra.utils.get_object(config.model._target_)).parameters
+        taken = inspect.signature(target_of(config, "model")).parameters
         return _build(config, "model", **{name: value for name, value in offered.items() if name in taken})
 
     trained = train(Job(config, train_set, val_set, columns, tuple(summary.inputs()), build, build_model, output_dir))
+    if trained is None:
+        return None
 
     rows = _reader(config, val_set, columns).iter_batches(epoch=0)
     outcome = evaluation.score(rows, trained.predict, num_rows=val_set.num_rows)
@@ -146,7 +194,9 @@ def _run(config: DictConfig) -> float | None:
         batch_size=OmegaConf.select(config, "data.batch_size"),
         waiting_s=trained.waiting_s,
     )
-    return None if config.optimized_metric is None else outcome.metrics[config.optimized_metric]
+    ended = replace(begun, status="done", metrics=outcome.metrics, lower_is_better=outcome.lower_is_better)
+    replace(ended, seconds=time.perf_counter() - start).write(output_dir)
+    return outcome.metrics[config.optimized_metric or evaluation.metric_names[0]]
 
 
 def make_filesets(config: DictConfig) -> dict[str, FileSet]:
@@ -162,21 +212,24 @@ def make_filesets(config: DictConfig) -> dict[str, FileSet]:
     """
     refuse_secrets(_plain(config.source), "source")
     location = config.source.location
+    options = _storage_options(config)
     made: dict[str, FileSet] = {}
     if not config.filesets.make:
         return made
     # The tables are read even where all FileSets exist: it is what FileSet.make compares, and takes a second or two.
-    connection = _build(config, "filesets.connection")
+    connection = None if config.filesets.connection is None else _build(config, "filesets.connection")
     for name, node in config.filesets.make.items():
         arguments = {str(key): value for key, value in _plain(node).items()}
-        fileset = FileSet.make(
-            target_stage_loc=location,
-            name=name,
-            connection_name=config.source.get("connection_name"),
-            duckdb_connection=connection,
-            if_exists="open",
-            **arguments,
-        )
+        with _one_at_a_time(config, f"{location}/{name}"):
+            fileset = FileSet.make(
+                target_stage_loc=location,
+                name=name,
+                connection_name=config.source.get("connection_name"),
+                duckdb_connection=connection,
+                if_exists="open",
+                storage_options=options,
+                **arguments,
+            )
         made[f"{location}/{name}"] = fileset
         _log.info("FileSet %s/%s: %s rows, snapshot %s", location, name, f"{fileset.num_rows:,}", fileset.snapshot_id)
     for name, node in (OmegaConf.select(config, "filesets.split") or {}).items():
@@ -189,6 +242,22 @@ def make_filesets(config: DictConfig) -> dict[str, FileSet]:
         parts = whole.split(**{str(key): value for key, value in _plain(node).items()})
         made.update((f"{location}/{name}:{part}", view) for part, view in parts.items())
     return made
+
+
+@contextmanager
+def _one_at_a_time(config: DictConfig, where: str) -> Iterator[None]:
+    """Held while a FileSet is made elsewhere than in a directory, which has a lock of its own.
+
+    In a bucket or a stage, jobs of a sweep that begin together would all run the query, and all but one find the name
+    taken when they are done.
+    """
+    if not is_stage(where) and "://" not in where:
+        yield
+        return
+    locks = cache_root(config.data.cache_dir) / "locks"
+    locks.mkdir(mode=0o700, exist_ok=True)
+    with filelock.FileLock(locks / f"{hashlib.sha256(where.encode()).hexdigest()}.lock"):
+        yield
 
 
 def show(
@@ -229,7 +298,7 @@ def _short(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _framework(config: DictConfig) -> Callable[[Job], Trained]:
+def _framework(config: DictConfig) -> Callable[[Job], Trained | None]:
     """The function that trains; the framework is imported here and nowhere earlier."""
     framework = config.framework.value
     extras = [framework, "recipes"]
@@ -245,7 +314,7 @@ def _framework(config: DictConfig) -> Callable[[Job], Trained]:
             f"framework={framework} needs {error.name or error}, which cannot be imported. "
             f'Install it with: pip install "fileset-integrations[{",".join(extras)}]"'
         ) from error
-    train: Callable[[Job], Trained] = module.train
+    train: Callable[[Job], Trained | None] = module.train
     return train
 
 
@@ -290,7 +359,14 @@ def _open(config: DictConfig, split: str, made: Mapping[str, FileSet]) -> FileSe
 
 def _open_one(config: DictConfig, where: str) -> FileSet:
     connection_name = config.source.get("connection_name") if is_stage(where) else None
-    return FileSet.open(where, connection_name=connection_name)
+    return FileSet.open(where, connection_name=connection_name, storage_options=_storage_options(config, where))
+
+
+def _storage_options(config: DictConfig, where: str | None = None) -> dict[str, Any] | None:
+    """What fsspec is told of the source's store; None for a directory, a stage, and places elsewhere."""
+    given = config.source.get("storage_options") or {}
+    options = {str(key): value for key, value in given.items() if value is not None}
+    return options if options and str(where or config.source.location).startswith(config.source.location) else None
 
 
 def _reader(config: DictConfig, fileset: FileSet, columns: Any) -> FileSetReader:
@@ -315,6 +391,11 @@ def _build(config: DictConfig, key: str, **arguments: Any) -> Any:
         return {}
     if "_target_" not in node:
         return {name: _build(config, f"{key}.{name}") for name in node if node[name] is not None}
+    parameters = inspect.signature(target_of(config, key)).parameters
+    if not any(one.kind == one.VAR_KEYWORD for one in parameters.values()):
+        for name in node:
+            if name not in parameters and not str(name).startswith("_"):
+                raise SpecError(mistakes.no_such_key(f"{key}.{name}", [*parameters]))
     return instantiate(node, _partial_=True)(**arguments) if arguments else instantiate(node)
 
 

@@ -4,8 +4,10 @@ import functools
 import inspect
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from importlib.resources import files
@@ -21,16 +23,38 @@ from omegaconf import DictConfig, OmegaConf
 
 from fileset_integrations import schemas
 from fileset_integrations.fileset import FileSet
+from fileset_integrations.study import StudySweeper
 
 CONF = Path(str(files("fileset_integrations.conf")))
-GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and any(folder.glob("*.yaml")))
-OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+ROOT_DIR = tempfile.mkdtemp(prefix="fileset-configs-")  # of all configs composed here: what they make may write there
+OPTIONS = sorted(
+    (path.parent.relative_to(CONF).as_posix(), path.stem) for path in CONF.rglob("*.yaml") if path.parent != CONF
+)
+GROUPS = {group for group, _ in OPTIONS}
+# What a user must say beside the choice itself.
+GIVEN = {
+    ("data", "query"): ("columns.features.x=[a]", "columns.label=b", "filesets.sql.query=SELECT"),
+    ("filesets", "query"): ("filesets.sql.query=SELECT",),
+    ("columns", "query"): ("columns.features.x=[a]", "columns.label=b"),
+    ("evaluation", "classification"): ("evaluation.num_classes=3",),
+    ("model", "classes_lightning"): ("evaluation=digits",),
+    ("model", "classes_keras"): ("evaluation=digits",),
+    ("model", "digits_keras"): ("evaluation=digits",),
+    ("source", "s3"): ("source.location=s3://bucket/prefix",),
+}
+GIVEN["experiment", "query"] = GIVEN["data", "query"]
+GIVEN["experiment", "query_classes"] = (*GIVEN["data", "query"], "evaluation.num_classes=3")
+# They hold differences to the whole config, or what belongs to Hydra, and make nothing of their own.
+OF_THE_WHOLE = {"debug", "experiment", "framework", "hparams_search", "hydra/sweeper"}
 # Hydra's own keys, and those that the config leaves to train.py because they come from the data or from other groups.
 HYDRA_KEYS = {"_target_", "_convert_", "_partial_", "_recursive_"}
 FROM_ELSEWHERE = {
     "fileset_integrations.lightning.FileSetDataModule": {"storage_options"},  # may hold secrets
     "fileset_integrations.models.lightning.TabularRegressor": {"inputs", "target"},
     "fileset_integrations.models.keras.tabular_regressor": {"inputs", "target"},
+    "fileset_integrations.models.lightning.TabularClassifier": {"inputs"},
+    "fileset_integrations.models.keras.tabular_classifier": {"inputs"},
+    "fileset_integrations.models.keras.text_classifier": {"inputs"},
     "fileset_integrations.models.lightning.ImageClassifier": {"inputs"},
     "fileset_integrations.models.lightning.TextClassifier": {"inputs"},
     # What the groups logger and callbacks hold, and what Lightning deprecates or runs as a whole.
@@ -47,16 +71,27 @@ INPUTS = {
 
 
 @functools.cache  # composing takes about half a second; nobody changes what it returns
-def composed(*overrides: str, root: Path | str = "/nowhere") -> DictConfig:
+def composed(*overrides: str) -> DictConfig:
     schemas.register()
     with initialize_config_module("fileset_integrations.conf", version_base="1.3"):
         # Outside a job there is no hydra: resolver's output folder.
-        return compose("train", [f"paths.root_dir={root}", f"paths.output_dir={root}/run", *overrides])
+        return compose("train", [f"paths.root_dir={ROOT_DIR}", f"paths.output_dir={ROOT_DIR}/run", *overrides])
+
+
+def option(group: str, name: str) -> DictConfig:
+    """The whole config with one choice made, and what that choice asks for."""
+    return composed(f"{group}={name}", *GIVEN.get((group, name), ()))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def root_dir() -> Iterator[None]:
+    yield
+    shutil.rmtree(ROOT_DIR, ignore_errors=True)
 
 
 def targets(node: Any, key: str = "") -> Iterator[tuple[str, DictConfig]]:
     """Every node of a config that says what makes it, with its key."""
-    if isinstance(node, DictConfig):
+    if isinstance(node, DictConfig) and not node._is_none():
         if "_target_" in node:
             yield key, node
         for name in node:
@@ -70,22 +105,25 @@ def parameters(target: str) -> dict[str, inspect.Parameter]:
 
 def test_every_group_has_options():
     assert set(GROUPS) >= {
-        *("callbacks", "columns", "data", "evaluation", "experiment", "filesets", "hparams_search", "logger", "model"),
-        *("paths", "source", "trainer"),
+        *("callbacks", "columns", "data", "debug", "evaluation", "experiment", "filesets", "framework"),
+        *("hparams_search", "hydra/sweeper", "logger", "model", "paths", "source", "trainer"),
     }
+    assert {name for group, name in OPTIONS if group == "trainer"} >= {"cpu", "gpu", "ddp", "ddp_spawn", "keras"}
+    assert {name for group, name in OPTIONS if group == "logger"} >= {"csv", "tensorboard", "mlflow", "wandb"}
+    assert {name for group, name in OPTIONS if group == "debug"} == {"fdr", "limit", "overfit", "profiler"}
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_composes_and_resolves(group, option):
-    config = composed(f"{group}={option}")
+@pytest.mark.parametrize(("group", "name"), OPTIONS)
+def test_every_option_composes_and_resolves(group, name):
+    config = option(group, name)
 
     assert config.task_name
     assert OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_keys_are_the_arguments_of_what_they_make(group, option):
-    for key, node in targets(composed(f"{group}={option}")):
+@pytest.mark.parametrize(("group", "name"), OPTIONS)
+def test_keys_are_the_arguments_of_what_they_make(group, name):
+    for key, node in targets(option(group, name)):
         names = [name for name in node if name not in HYDRA_KEYS]
         taken = list(parameters(node._target_))
 
@@ -97,6 +135,26 @@ def test_keys_are_the_arguments_of_what_they_make(group, option):
             assert names == [name for name in taken if name not in left_out], f"{key}: names and order"
 
 
+def test_the_keys_of_the_study_are_the_sweepers_arguments():
+    keys = [name for name in OmegaConf.load(CONF / "hydra" / "sweeper" / "study.yaml") if name not in HYDRA_KEYS]
+
+    assert keys == [name for name in inspect.signature(StudySweeper).parameters if name != "self"]
+
+
+@pytest.mark.parametrize("framework", ["lightning", "keras"])
+@pytest.mark.parametrize("task", ["digits", "flights", "languages", "query"])
+def test_a_task_and_a_framework_are_two_choices(task, framework):
+    config = composed(f"data={task}", f"framework={framework}")
+
+    makes = {"lightning": "fileset_integrations.models.lightning.", "keras": "fileset_integrations.models.keras."}
+    assert config.framework.value == framework
+    assert config.model._target_.startswith(makes[framework])
+    assert config.trainer._target_ == {"lightning": "lightning.Trainer"}.get(
+        framework, "fileset_integrations.runs.keras.KerasTrainer"
+    )
+    assert f"/{task}" in config.data.train and any(name.startswith(task) for name in config.filesets.make)
+
+
 @pytest.mark.parametrize(
     ("shape", "target"),
     [
@@ -104,6 +162,9 @@ def test_keys_are_the_arguments_of_what_they_make(group, option):
         (schemas.DataConf, "fileset_integrations.lightning.FileSetDataModule"),
         (schemas.TabularRegressorConf, "fileset_integrations.models.lightning.TabularRegressor"),
         (schemas.TabularRegressorConf, "fileset_integrations.models.keras.tabular_regressor"),
+        (schemas.TabularClassifierConf, "fileset_integrations.models.lightning.TabularClassifier"),
+        (schemas.TabularClassifierConf, "fileset_integrations.models.keras.tabular_classifier"),
+        (schemas.TextClassifierConf, "fileset_integrations.models.keras.text_classifier"),
         (schemas.ImageClassifierConf, "fileset_integrations.models.lightning.ImageClassifier"),
         (schemas.TextClassifierConf, "fileset_integrations.models.lightning.TextClassifier"),
         (schemas.RegressionConf, "fileset_integrations.outcome.Regression"),
@@ -144,15 +205,15 @@ def test_the_shape_of_a_fileset_has_the_arguments_of_make():
             assert field.default == taken[field.name].default
 
 
-@pytest.mark.parametrize(
-    ("group", "option"), [(group, option) for group, option in OPTIONS if group not in ("experiment", "hparams_search")]
-)
-def test_every_option_can_be_made(group, option, tmp_path):
-    if (group, option) == ("trainer", "gpu"):
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group, name in OPTIONS if group not in OF_THE_WHOLE])
+def test_every_option_can_be_made(group, name):
+    if (group, name) == ("trainer", "gpu"):
         pytest.skip("Lightning refuses it where there is no GPU")
-    config = composed(f"{group}={option}", root=tmp_path)
+    if group == "logger" and name in ("mlflow", "wandb"):
+        pytest.importorskip(name)
+    config = option(group, name)
     node = config[group]
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)  # as runs.keras does
+    (Path(ROOT_DIR) / "run" / "checkpoints").mkdir(parents=True, exist_ok=True)  # as runs.keras does
 
     for key, child in targets(node):
         # Objects do not pass through OmegaConf on their way in, and train.py offers a model what it takes.
@@ -169,7 +230,7 @@ def test_every_option_can_be_made(group, option, tmp_path):
         ("data.batchsize=3", r"batchsize.*DataConf"),
         ("data.batch_size=oops", r"'oops'.*Integer.*data\.batch_size"),
         ("data.shuffle=perhaps", r"perhaps.*data\.shuffle"),
-        ("data=nope", r"data/nope.*digits\s+flights\s+languages"),
+        ("data=nope", r"data/nope.*digits\s+flights\s+languages\s+query"),
         ("model.learning_rate=1", r"learning_rate.*TabularRegressorConf"),
         ("model.lr=fast", r"'fast'.*Float.*model\.lr"),
         ("trainer.max_epoch=3", r"max_epoch.*LightningTrainerConf"),
@@ -185,7 +246,7 @@ def test_every_option_can_be_made(group, option, tmp_path):
         ("logger.csv.directory=x", r"logger\.csv\.directory"),
         ("sede=1", r"sede.*TrainConf"),
         ("seed=one", r"'one'.*Integer.*seed"),
-        ("framework=jax", r"'jax'.*\[lightning, keras\].*framework"),
+        ("framework=jax", r"framework/jax.*keras\s+lightning"),
         ("keras.backend=mxnet", r"'mxnet'.*\[torch, tensorflow, jax\].*keras\.backend"),
     ],
 )
@@ -212,13 +273,13 @@ def test_what_reaches_a_checkpoint_is_plain():
 
     assert type(made.features) is dict
     assert made.features["pixels"].shape == (8, 8) and type(made.features["pixels"].shape) is tuple
-    for group, option in OPTIONS:
-        nodes = dict(targets(composed(f"{group}={option}")))
+    for group, name in OPTIONS:
+        nodes = dict(targets(option(group, name)))
         for key, node in nodes.items():
             if any(key.startswith(f"{outer}.") for outer in nodes):
                 continue  # the outer node's choice holds inside it
-            if any(isinstance(node._get_node(name), omegaconf.ListConfig | DictConfig) for name in node):
-                assert node.get("_convert_") == "object", f"{group}={option}: {key}"
+            if any(isinstance(node._get_node(one), omegaconf.ListConfig | DictConfig) for one in node):
+                assert node.get("_convert_") == "object", f"{group}={name}: {key}"
 
 
 @pytest.mark.parametrize("given", [True, False])

@@ -20,7 +20,7 @@ from tests.support.pages import blocks, pages, run_page
 
 NAMES = [str(page.relative_to(ROOT)) for page in pages()]
 # Pages that have a test of their own, which runs their commands and looks closer.
-ELSEWHERE = {"README.md", "docs/cli.md"}
+ELSEWHERE = {"README.md", "docs/cli.md", "docs/configs.md", "docs/sweeps.md"}
 RUN = [name for name in NAMES if name not in ELSEWHERE and any(block.runs for block in blocks(ROOT / name))]
 # These run in a process of their own, all others in one together, so that what they import is imported once.
 ALONE = {"docs/hydra.md", "docs/tensorflow.md"}

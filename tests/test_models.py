@@ -6,7 +6,7 @@ import torch
 
 from fileset_integrations.columns import Columns, Hashed, Tokens
 from fileset_integrations.errors import SpecError
-from fileset_integrations.models.lightning import Encoder, ImageClassifier, TextClassifier
+from fileset_integrations.models.lightning import Encoder, ImageClassifier, TabularClassifier, TextClassifier
 from fileset_integrations.summary import Summary
 from tests.support.fitting import quiet_trainer
 
@@ -54,6 +54,57 @@ def test_a_text_classifier_finds_what_tells_classes_apart_anywhere_in_the_text()
 
     assert predicted.shape == (100,)
     assert (predicted == labels[500:]).float().mean() > 0.9
+
+
+def test_a_classifier_of_rows_learns_from_numbers_and_codes():
+    generator = torch.Generator().manual_seed(0)
+    x = {
+        "x": torch.rand((600, 3), generator=generator),
+        "shop": torch.randint(0, 4, (600,), generator=generator),
+    }
+    labels = (x["x"][:, 0] > 0.5).long() + (x["shop"] == 2).long()
+    inputs = {"x": {"shape": [3], "mean": [0.5] * 3, "std": [0.3] * 3}, "shop": {"codes": 4}}
+    torch.manual_seed(0)
+    model = TabularClassifier(inputs, num_classes=3, hidden=[32], dropout=0.0, lr=0.02)
+    parts = [{name: one[at : at + 50] for name, one in x.items()} for at in range(0, 600, 50)]
+    batches = list(zip(parts[:10], labels.split(50), strict=False))
+    quiet_trainer(max_epochs=20).fit(model, torch.utils.data.DataLoader(batches, batch_size=None))
+
+    right = sum((model.eval().predict_step(parts[i], 0) == labels.split(50)[i]).sum() for i in (10, 11))
+
+    assert right > 90
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"hidden": [8, 0]}, r"model\.hidden is \[8, 0\]"),
+        ({"embedding_size": 0}, r"model\.embedding_size is 0"),
+        ({"dropout": 1.0}, r"model\.dropout is 1\.0; it must lie in \[0, 1\)"),
+        ({"lr": 0.0}, r"model\.lr is 0\.0"),
+        ({"lr": float("nan")}, r"model\.lr is nan"),
+        ({"weight_decay": -1.0}, r"weight_decay -1\.0"),
+    ],
+)
+def test_sizes_out_of_range_are_named(wrong, message):
+    from fileset_integrations.models import keras as keras_models
+
+    for make in (TabularClassifier, keras_models.tabular_classifier):
+        with pytest.raises(SpecError, match=message):
+            make(SCRIPT, num_classes=2, **wrong)
+
+
+def test_the_keras_classifiers_give_a_score_for_each_class():
+    from fileset_integrations.models import keras as keras_models
+
+    rows = keras_models.tabular_classifier({**IMAGE, **SCRIPT}, num_classes=3)
+    texts = keras_models.text_classifier({**TEXT, **SCRIPT}, "text", num_classes=3)
+    script = torch.zeros(2, dtype=torch.int32)
+
+    assert tuple(rows({"image": torch.zeros(2, 5, 4), "script": script}).shape) == (2, 3)
+    assert tuple(texts({"text": torch.zeros(2, 12, dtype=torch.int32), "script": script}).shape) == (2, 3)
+    with pytest.raises(SpecError, match=r"model\.text is 'texts'"):
+        keras_models.text_classifier(TEXT, "texts", num_classes=3)
 
 
 def test_what_fills_a_text_tells_nothing_of_itself():

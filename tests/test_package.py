@@ -29,7 +29,8 @@ ORDER = (
     *("views", "fits", "blocks", "block_files", "mapped", "assembly", "reader", "epochs", "waiting", "mixing"),
     *("profiles", "throughput", "measuring", "report"),
     *("callbacks", "torch", "loader", "tensorflow", "lightning", "keras", "ray"),
-    *("summary", "plots", "outcome", "models", "tasks", "schemas", "runs", "train", "cli"),
+    *("summary", "plots", "outcome", "models", "tasks", "schemas", "config_table", "mistakes", "results", "sweeps"),
+    *("study", "runs", "train", "cli"),
 )
 LAST_WITHOUT_FRAMEWORKS = "report"
 RANK = {name: rank for rank, name in enumerate(ORDER)}

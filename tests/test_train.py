@@ -171,6 +171,19 @@ def test_parts_of_a_split_are_trained_on_and_validated_and_a_list_is_trained_on_
     assert trained.num_rows == rows // 256 * 256
 
 
+def test_a_run_goes_on_from_a_checkpoint_and_ends_where_it_would_have_ended(finished, tmp_path):
+    # Without dropout, whose draws no checkpoint holds.
+    always = ("model.dropout=0", "+callbacks.model_checkpoint.save_top_k=-1")
+    whole = train.run(small(finished.root, f"paths.output_dir={tmp_path}/one", *always))
+    first_epoch = tmp_path / "one" / "checkpoints" / "epoch_000.ckpt"
+
+    resumed = train.run(small(finished.root, f"paths.output_dir={tmp_path}/two", *always, f"ckpt_path={first_epoch}"))
+
+    assert resumed == pytest.approx(whole, rel=1e-6)
+    rows = json.loads((tmp_path / "two" / "result.json").read_text())["metrics"]
+    assert rows["val_rmse"] == resumed
+
+
 def test_an_edited_query_is_told_and_never_opens_the_old_rows(finished):
     with pytest.raises(train.TrainError, match="another query"):
         train.run(small(finished.root, of=50))
@@ -217,7 +230,7 @@ def test_the_other_backend_of_a_loaded_keras_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "keras", loaded)
 
     with pytest.raises(train.TrainError, match=r"keras\.backend=jax.*with torch"):
-        train.run(small(tmp_path, "framework=keras", "keras.backend=jax"))
+        train.run(small(tmp_path, "framework=keras", "callbacks=none", "keras.backend=jax"))
 
 
 def test_an_absent_framework_names_its_extra(tmp_path, monkeypatch):
@@ -412,4 +425,4 @@ def test_a_config_prints_as_it_is_written():
     with initialize_config_module("fileset_integrations.conf", version_base="1.3"):
         config = compose("train", ["experiment=digits"])
 
-    assert OmegaConf.create(OmegaConf.to_yaml(config)).optimized_metric == "val_accuracy"
+    assert OmegaConf.create(OmegaConf.to_yaml(config)).trainer.max_epochs == 10

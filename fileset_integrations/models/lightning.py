@@ -14,7 +14,14 @@ from torchmetrics import MeanAbsoluteError, MeanSquaredError
 from torchmetrics.classification import MulticlassAccuracy
 
 from fileset_integrations.errors import SpecError
-from fileset_integrations.summary import InputSpec, check_codes
+from fileset_integrations.summary import (
+    InputSpec,
+    check_codes,
+    check_dropout,
+    check_layers,
+    check_optimizer,
+    check_text,
+)
 
 Inputs = Tensor | dict[str, Tensor]
 
@@ -86,16 +93,14 @@ class TabularRegressor(lightning.LightningModule):
     ) -> None:
         super().__init__()
         _check_baseline(inputs, baseline)
-        _check_optimizer(lr, weight_decay)
+        check_layers(hidden, embedding_size, dropout)
+        check_optimizer(lr, weight_decay)
         hidden = list(hidden)  # a tuple's elements are plain in a checkpoint too, but Hydra hands over lists
         self.save_hyperparameters()
         self._baseline, self._lr, self._weight_decay = baseline, lr, weight_decay
         self._only_input = next(iter(inputs)) if len(inputs) == 1 else None
         self.encoder = Encoder(inputs, embedding_size)
-        layers: list[nn.Module] = []
-        for size, units in zip([self.encoder.size, *hidden], hidden, strict=False):
-            layers += [nn.Linear(size, units), nn.ReLU(), nn.Dropout(dropout)]
-        self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1] if hidden else self.encoder.size, 1))
+        self.layers = _hidden_layers(self.encoder.size, hidden, dropout, 1)
         self.register_buffer("target_mean", torch.tensor(target["mean"]))
         self.register_buffer("target_std", torch.tensor(target["std"]))
         self.rmse = MeanSquaredError(squared=False)
@@ -111,7 +116,7 @@ class TabularRegressor(lightning.LightningModule):
         """Mean squared error, in the label's unit squared."""
         x, y = batch
         loss = functional.mse_loss(self(x), y.to(self.target_mean.dtype))
-        self.log("loss", loss, on_step=True, on_epoch=True, batch_size=len(y))
+        self.log("loss", loss, on_step=True, on_epoch=True, sync_dist=True, batch_size=len(y))
         return loss
 
     def validation_step(self, batch: tuple[Inputs, Tensor], batch_idx: int) -> None:
@@ -121,7 +126,7 @@ class TabularRegressor(lightning.LightningModule):
         predicted = self(x)
         self.rmse(predicted, y)
         self.mae(predicted, y)
-        self.log("val_loss", functional.mse_loss(predicted, y), batch_size=len(y))
+        self.log("val_loss", functional.mse_loss(predicted, y), sync_dist=True, batch_size=len(y))
         self.log("val_rmse", self.rmse, prog_bar=True, batch_size=len(y))
         self.log("val_mae", self.mae, batch_size=len(y))
 
@@ -139,7 +144,7 @@ class _Classifier(lightning.LightningModule):
 
     def __init__(self, num_classes: int, lr: float, weight_decay: float) -> None:
         super().__init__()
-        _check_optimizer(lr, weight_decay)
+        check_optimizer(lr, weight_decay)
         self._lr, self._weight_decay = lr, weight_decay
         self.accuracy = MulticlassAccuracy(num_classes=num_classes, average="micro")
 
@@ -147,7 +152,7 @@ class _Classifier(lightning.LightningModule):
         """Cross entropy."""
         x, y = batch
         loss = functional.cross_entropy(self(x), y.long())
-        self.log("loss", loss, on_step=True, on_epoch=True, batch_size=len(y))
+        self.log("loss", loss, on_step=True, on_epoch=True, sync_dist=True, batch_size=len(y))
         return loss
 
     def validation_step(self, batch: tuple[Inputs, Tensor], batch_idx: int) -> None:
@@ -155,7 +160,7 @@ class _Classifier(lightning.LightningModule):
         x, y = batch
         logits = self(x)
         self.accuracy(logits, y)
-        self.log("val_loss", functional.cross_entropy(logits, y.long()), batch_size=len(y))
+        self.log("val_loss", functional.cross_entropy(logits, y.long()), sync_dist=True, batch_size=len(y))
         self.log("val_accuracy", self.accuracy, prog_bar=True, batch_size=len(y))
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -165,6 +170,42 @@ class _Classifier(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW with one cycle of the learning rate."""
         return _one_cycle(self, self._lr, self._weight_decay)
+
+
+class TabularClassifier(_Classifier):
+    """Hidden layers over numbers and categories, and a score for each class.
+
+    Args:
+        inputs: Description of every feature (`Summary.inputs`).
+        num_classes: Labels are integers in [0, num_classes).
+        hidden: Units of each hidden layer.
+        embedding_size: Longest vector of a category.
+        dropout: Share of hidden units left out in training.
+        lr: Highest learning rate; it rises to that and falls again over the whole training.
+        weight_decay: Of AdamW.
+    """
+
+    def __init__(
+        self,
+        inputs: dict[str, InputSpec],
+        num_classes: int,
+        hidden: Sequence[int] = (128, 64),
+        embedding_size: int = 8,
+        dropout: float = 0.1,
+        lr: float = 0.01,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(num_classes, lr, weight_decay)
+        check_layers(hidden, embedding_size, dropout)
+        hidden = list(hidden)
+        self.save_hyperparameters()
+        self._only_input = next(iter(inputs)) if len(inputs) == 1 else None
+        self.encoder = Encoder(inputs, embedding_size)
+        self.layers = _hidden_layers(self.encoder.size, hidden, dropout, num_classes)
+
+    def forward(self, x: Inputs) -> Tensor:
+        """Scores before the softmax, shape (batch, num_classes)."""
+        return cast(Tensor, self.layers(self.encoder(_as_dict(x, self._only_input))))
 
 
 class ImageClassifier(_Classifier):
@@ -253,15 +294,8 @@ class TextClassifier(_Classifier):
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__(num_classes, lr, weight_decay)
-        shape = list(inputs[text].get("shape", [])) if text in inputs else None
-        if shape is None or len(shape) != 1:
-            raise SpecError(
-                f"model.text is {text!r}, which must be a feature of shape (length,); "
-                f"{'there is none of that name' if shape is None else f'its shape is {tuple(shape)}'}. "
-                f"Features: {', '.join(inputs)}. Stack(column, shape=(length,), dtype='int64') makes it of a list."
-            )
-        if width < 1 or width % 2 == 0:
-            raise SpecError(f"model.width is {width}; the convolution needs an odd number of elements, such as 5.")
+        check_dropout(dropout)
+        check_text(inputs, text, width)
         self.save_hyperparameters()
         self._text = text
         self._only_input = text if len(inputs) == 1 else None
@@ -294,9 +328,11 @@ def _check_baseline(inputs: Mapping[str, InputSpec], baseline: str | None) -> No
         )
 
 
-def _check_optimizer(lr: float, weight_decay: float) -> None:
-    if not lr > 0 or not weight_decay >= 0:
-        raise SpecError(f"model.lr is {lr} and model.weight_decay {weight_decay}; lr must be > 0, weight_decay >= 0.")
+def _hidden_layers(size: int, hidden: Sequence[int], dropout: float, outputs: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for before, units in zip([size, *hidden], hidden, strict=False):
+        layers += [nn.Linear(before, units), nn.ReLU(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers, nn.Linear(hidden[-1] if hidden else size, outputs))
 
 
 def _one_cycle(module: lightning.LightningModule, lr: float, weight_decay: float) -> Any:

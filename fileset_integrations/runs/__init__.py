@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from fileset_integrations.errors import SpecError
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.outcome import Predict
 
@@ -60,3 +62,19 @@ class Trained:
     seconds: float
     waiting_s: float | None
     files: Mapping[str, Path] = field(default_factory=dict)
+
+
+def target_of(config: DictConfig, key: str) -> Any:
+    """The class or function that the config's node names as its `_target_`.
+
+    Raises:
+        SpecError: There is none, or it cannot be imported.
+    """
+    name = OmegaConf.select(config, f"{key}._target_")
+    try:
+        return pkgutil.resolve_name(str(name))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SpecError(
+            f"{key}._target_ is {name}, which cannot be imported ({error}). Name a class or a function by its module, "
+            "and start from a folder in which Python finds it."
+        ) from error

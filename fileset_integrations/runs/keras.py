@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra.utils
 import keras
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from omegaconf import OmegaConf
 
 from fileset_integrations.errors import SpecError
 from fileset_integrations.keras import DataWait, FileSetPyDataset
-from fileset_integrations.runs import Job, Trained
+from fileset_integrations.runs import Job, Trained, target_of
 from fileset_integrations.summary import Batch
 
 
@@ -102,20 +101,24 @@ def train(job: Job) -> Trained:
         SpecError: The config's model or trainer is not Keras's.
     """
     config = job.config
-    trainer_class = hydra.utils.get_object(config.trainer._target_)
+    trainer_class = target_of(config, "trainer")
     if isinstance(trainer_class, type) and not issubclass(trainer_class, KerasTrainer):
         raise SpecError(f"framework=keras, but the trainer is {config.trainer._target_}. Choose trainer=keras.")
     if keras.backend.backend() == "torch" and config.torch_threads is not None:
         import torch
 
         torch.set_num_threads(config.torch_threads)
+    if config.ckpt_path is not None:
+        raise SpecError(
+            f"ckpt_path={config.ckpt_path} is for framework=lightning; Keras's ModelCheckpoint keeps no place in the "
+            "data to go on from. Leave it null."
+        )
     keras.utils.set_random_seed(config.seed)
     model = job.build_model()
     if not isinstance(model, keras.Model):
         raise SpecError(
             f"framework=keras, but the model is {config.model._target_}, which makes no keras.Model. "
-            "Choose a model of Keras (model=flights_keras trainer=keras callbacks=keras logger=none), "
-            "or experiment=flights_keras."
+            "Choose a model of Keras (model=flights_keras), or leave it to framework=keras."
         )
     arguments = _dataset_arguments(config)
     train_set = TimedDataset(job.train, columns=job.columns, **arguments)
@@ -133,7 +136,9 @@ def train(job: Job) -> Trained:
 
     def predict(batch: Batch) -> NDArray[Any]:
         x: Any = {name: batch[name] for name in names} if len(names) > 1 else batch[names[0]]
-        return np.asarray(keras.ops.convert_to_numpy(model.predict_on_batch(x))).squeeze(1)
+        answers = np.asarray(keras.ops.convert_to_numpy(model.predict_on_batch(x)))
+        # One number a row is the answer; several are scores of classes.
+        return answers.squeeze(1) if answers.shape[1] == 1 else answers.argmax(axis=1)
 
     files = {
         type(callback).__name__: Path(path)

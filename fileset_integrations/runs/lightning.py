@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import hydra.utils
 import lightning
 import numpy as np
 import torch
@@ -18,15 +19,24 @@ from numpy.typing import NDArray
 
 from fileset_integrations.errors import SpecError
 from fileset_integrations.outcome import Predict
-from fileset_integrations.runs import Job, Trained
+from fileset_integrations.runs import Job, Trained, target_of
 from fileset_integrations.summary import Batch
 from fileset_integrations.waiting import WaitMeter, Watched
 
+_FOUND = ("seconds", "waiting_s", "num_rows", "ranks", "history")  # of a Stopwatch
+
 
 class Stopwatch(lightning.Callback):
-    """Times the training epochs, validation left out, and within them the waiting for data."""
+    """Times the training epochs, validation left out, and within them the waiting for data.
 
-    def __init__(self) -> None:
+    Args:
+        path: File to write what was found into, where the training runs in spawned processes: the callback that the
+            process before them holds has then seen nothing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._pid = path, os.getpid()
+        self.ranks = 1
         self.seconds = 0.0
         self.waiting_s = 0.0
         self.num_rows = 0
@@ -35,6 +45,7 @@ class Stopwatch(lightning.Callback):
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Starts the clock."""
+        self.ranks = trainer.world_size
         loader = trainer.train_dataloader
         self._meter = WaitMeter([loader] if isinstance(loader, Watched) else [])
 
@@ -65,6 +76,19 @@ class Stopwatch(lightning.Callback):
             if key in metrics:
                 self.history.setdefault(name, []).append(float(metrics[key]))
 
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Leaves what was found for the process that spawned this one."""
+        if os.getpid() != self._pid and trainer.is_global_zero:
+            self._path.write_text(json.dumps({name: getattr(self, name) for name in _FOUND}), encoding="utf-8")
+
+    def recover(self) -> None:
+        """Take over what a spawned process left."""
+        if self._path.exists():
+            found = json.loads(self._path.read_text(encoding="utf-8"))
+            self._path.unlink()
+            for name in _FOUND:
+                setattr(self, name, found[name])
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -81,8 +105,11 @@ class Fitted:
     stopwatch: Stopwatch
 
 
-def train(job: Job) -> Trained:
+def train(job: Job) -> Trained | None:
     """Fit the model of the config with its Trainer, here or, with `trainer=ray`, on the workers of a Ray cluster.
+
+    Returns:
+        What came of it; None in a process that is not the first of the training.
 
     Raises:
         SpecError: The config's model or trainer is not Lightning's, or no batch was trained on.
@@ -92,7 +119,12 @@ def train(job: Job) -> Trained:
         from fileset_integrations.runs import ray
 
         return ray.train(job)
-    return trained(fit(job), job)
+    fitted = fit(job)
+    if not fitted.trainer.is_global_zero:
+        return None
+    fitted.stopwatch.recover()
+    here = trained(fitted, job)
+    return replace(here, num_rows=here.num_rows * fitted.stopwatch.ranks)
 
 
 def fit(
@@ -107,7 +139,7 @@ def fit(
     Args:
         job: The run.
         callbacks: Some beside those of the config.
-        ckpt_path: Checkpoint to go on from.
+        ckpt_path: Checkpoint to go on from; None for the config's.
         bar: Leave the config its progress bar.
         **options: Arguments of the Trainer in place of the config's.
 
@@ -118,7 +150,7 @@ def fit(
     _say_once()
     if config.torch_threads is not None:
         torch.set_num_threads(config.torch_threads)
-    trainer_class = hydra.utils.get_object(config.trainer._target_)
+    trainer_class = target_of(config, "trainer")
     if isinstance(trainer_class, type) and not issubclass(trainer_class, lightning.Trainer):
         raise SpecError(
             f"framework=lightning, but the trainer is {config.trainer._target_}. Choose Lightning's (trainer=cpu)."
@@ -131,7 +163,14 @@ def fit(
             f"framework=lightning, but the model is {config.model._target_}, which makes no LightningModule. "
             "Choose a model of Lightning (model=flights_mlp), or experiment=flights_keras."
         )
-    stopwatch = Stopwatch()
+    ckpt_path = ckpt_path or config.ckpt_path
+    if ckpt_path is not None and not Path(ckpt_path).is_file():
+        raise SpecError(
+            f"ckpt_path={ckpt_path}: there is no such file. Name one that ModelCheckpoint wrote, such as "
+            "logs/flights/runs/.../checkpoints/last.ckpt, or null to begin anew."
+        )
+    job.output_dir.mkdir(parents=True, exist_ok=True)
+    stopwatch = Stopwatch(job.output_dir / ".training.json")
     chosen = [one for one in job.build("callbacks").values() if bar or not isinstance(one, ProgressBar)]
     everything = [*chosen, stopwatch, *callbacks]
     loggers = list(job.build("logger").values())
@@ -140,11 +179,15 @@ def fit(
             "trainer",
             callbacks=everything,
             logger=loggers or False,
+            # Lightning warns where an epoch is shorter.
+            log_every_n_steps=min(config.trainer.get("log_every_n_steps") or 50, max(1, _batches(job))),
             # What callbacks there are is the group's choice: Lightning would add a checkpoint and a progress bar.
             enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in everything),
             enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in everything),
             **options,
         )
+    except SpecError:
+        raise
     except (MisconfigurationException, ValueError) as error:
         raise SpecError(f"Lightning's Trainer refuses the keys under `trainer`: {error}") from error
     data = job.build("data", columns=job.columns)
@@ -195,6 +238,14 @@ def _say_once() -> None:
         logger = logging.getLogger("lightning")
         for handler in list(logger.handlers):
             logger.removeHandler(handler)
+
+
+def _batches(job: Job) -> int:
+    """Training batches of an epoch and a rank, as far as the config says."""
+    devices = job.config.trainer.get("devices")
+    return int(
+        job.train.num_rows // max(1, job.config.data.batch_size) // max(1, devices if isinstance(devices, int) else 1)
+    )
 
 
 def _rows(batch: Any) -> int:
