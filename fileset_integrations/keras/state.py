@@ -243,7 +243,7 @@ def _set_generators(arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def _to_numpy(variable: Any) -> NDArray[Any]:
-    array = np.asarray(keras.ops.convert_to_numpy(variable))
+    array = np.asarray(keras.ops.convert_to_numpy(variable.value))
     # NumPy's files know nothing of bfloat16 and the like, which float32 holds exactly.
     return array if array.dtype.kind in "biufc" else array.astype(np.float32)
 
