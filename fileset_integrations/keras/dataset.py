@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import multiprocessing.util
 import os
+import queue
+import signal
+import sys
 import threading
 import warnings
 from collections.abc import Mapping
+from types import FrameType
 from typing import Any
 
 from fileset_integrations.columns import Columns, FittedColumns
@@ -104,6 +111,7 @@ class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
         )
         if use_multiprocessing:
             self.reader = self.reader.shared()
+            multiprocessing.util.register_after_fork(self, _leave_interrupts_to_the_parent)
         self.clock = ThreadClock()  # of what threads spend on making batches
         self._steps: int | None = None  # batches of an epoch, where that is not all
         self.set_steps(steps_per_epoch)
@@ -200,6 +208,24 @@ class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
         self.set_epoch(epoch)
         self._resume = (epoch, done)
 
+    def on_epoch_end(self) -> None:
+        """Keras's own: an epoch, a validation, or the building of a model has ended.
+
+        What workers have read ahead by then is thrown away. Keras (3.15) would keep it for the next epoch: after a
+        model was built from the first batch, each epoch would begin with batches of the one before.
+        """
+        frame: FrameType | None = sys._getframe(1)  # that of Keras's adapter, which tells nobody of its queues
+        while frame is not None:
+            enqueuer = getattr(frame.f_locals.get("self"), "enqueuer", None)
+            if enqueuer is not None and getattr(enqueuer, "py_dataset", None) is self:
+                if not enqueuer.is_running():
+                    _empty(enqueuer.ready_queue)
+                    _empty(enqueuer.future_queue)
+                return
+            if frame.f_code.co_name != "on_epoch_end":
+                return
+            frame = frame.f_back
+
     def callback(self) -> keras.callbacks.Callback:
         """The callback through which `fit` tells this dataset its epoch."""
         return EpochCallback(self)
@@ -256,6 +282,20 @@ class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
                     "Pass shuffle=False to fit (the dataset shuffles rows itself), or blocks='auto'."
                 )
         self._last = index
+
+
+def _empty(waiting: queue.Queue[Any]) -> None:
+    with contextlib.suppress(queue.Empty):
+        while True:
+            waiting.get_nowait()
+
+
+def _leave_interrupts_to_the_parent(_: Any) -> None:
+    # Ctrl-C goes to every process of a terminal. A worker of a pool that dies of it may hold the lock of the pool's
+    # queue, and the parent, which ends its workers itself, then waits for that lock for ever (Python 3.11).
+    process = multiprocessing.current_process()
+    if process.daemon and "PoolWorker" in process.name:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 _OWN_STEPS = (

@@ -98,6 +98,12 @@ def cases(fileset: FileSet) -> dict[str, Any]:
         notebook.take()  # what building the model left
         model.fit(ds, epochs=EPOCHS, shuffle=permuted, callbacks=[ds.callback()], verbose=0)
         found[f"fit, {who}, permuted={permuted}, partial={partial}"] = notebook.take()
+    for who in ("3", few[0]):  # a model that Keras builds from the first batch
+        unbuilt = keras.Sequential([fresh := Notebook(), keras.layers.Dense(1)])
+        unbuilt.compile("sgd", loss="mse", metrics=["mae"])
+        ds = dataset(True, (WORKERS | PROCESSES)[who], shuffle=True)
+        unbuilt.fit(ds, epochs=EPOCHS, shuffle=False, callbacks=[ds.callback()], verbose=0)
+        found[f"fit, {who} unbuilt, permuted=False, partial=True"] = fresh.take()
     for who, partial in product([*WORKERS, *few], (False, True)):
         if who in PROCESSES and not (partial or SOAK):
             continue
