@@ -219,7 +219,7 @@ def test_inputs_may_be_dicts_and_rows_may_have_weights_or_no_label(seen):
 def test_the_number_of_batches_is_known_and_exact(drop_last_batch, batches, fs):
     ds = FileSetPyDataset(fs, batch_size=BATCH, drop_last_batch=drop_last_batch)
 
-    assert ds.num_batches == len(ds) == len(ds.reader) == batches
+    assert ds.num_batches == len(ds) == len(ds.reader) == len(list(ds)) == batches
     with pytest.raises(IndexError):
         ds[batches]
 

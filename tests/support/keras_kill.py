@@ -6,6 +6,7 @@ process is killed, one after the other). Each training is a forked process, so t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -100,6 +101,8 @@ def told(file: Path) -> list[list[int]]:
 
 def main() -> None:
     folder, kills = Path(sys.argv[1]), json.loads(sys.argv[2])
+    with contextlib.suppress(ImportError):
+        import tensorflow  # noqa: F401 - Keras would do it in each process, to ask what data it is given
     work = folder / "work"
     found, references = [], {}
     for way, steps in kills:
