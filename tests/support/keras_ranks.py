@@ -92,7 +92,7 @@ def by_tensorflow(folder: Path, rank: int, world_size: int) -> dict[str, Any]:
         sizes = []
         total = 0.0
         for batch in dataset:
-            sizes.append(int(batch["x"].shape[0]))
+            sizes.append(int(strategy.experimental_local_results(batch["x"])[0].shape[0]))
             total += float(step(batch))
         losses.append(total / len(sizes))
     return {"sizes": sizes, "loss": losses, "weights": [weight.tolist() for weight in model.get_weights()]}
