@@ -15,6 +15,7 @@ FileSetError
 ├── FileSetNotFoundError (FileNotFoundError)  nothing complete under that name
 ├── FileSetCorruptError (OSError)             files or manifest are not what was written
 │   └── StageFileNotFoundError (FileNotFoundError)  a file that the manifest lists is not in the stage
+├── CheckpointError (OSError)                 a folder of a training's state that is damaged, in use, or not one
 ├── FileSetFetchError (OSError)               a file of a stage could not be fetched; what it holds is not in doubt
 ├── SnowflakeError (OSError)                  Snowflake refused a statement, or its answer was lost
 ├── FileSetAlreadyDeletedError (RuntimeError) used after delete()
@@ -84,6 +85,10 @@ class FileSetCorruptError(FileSetError, OSError):
 
 class StageFileNotFoundError(FileSetCorruptError, FileNotFoundError):
     """A file that the manifest lists is not in the stage."""
+
+
+class CheckpointError(FileSetError, OSError):
+    """A folder that should hold a training's state is damaged, used by another training, or holds something else."""
 
 
 class FileSetFetchError(FileSetError, OSError):

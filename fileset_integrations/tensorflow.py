@@ -44,7 +44,11 @@ def to_tf_dataset(
 
     Strings and bytes are tf.string; null strings are empty. Each new iteration over the dataset is the next epoch,
     counted from 0. The dataset knows its length, and its batch dimension where every batch is full. It is already
-    sharded, so tf.distribute is told to leave it as it is.
+    sharded, so tf.distribute is told to leave it as it is: pass it through `distribute_datasets_from_function`, with a
+    shard of each pipeline. (`experimental_distribute_dataset` cuts batches all the same: seen with TensorFlow 2.21.)
+
+    Nothing of it can be saved: tf.data's own checkpoints do not hold what Python has read. To go on in the middle of an
+    epoch, train by `fileset_integrations.keras.fit`, or read by `FileSetReader`, whose iterators have a state.
 
     Args:
         fs: The FileSet, or what else `FileSetReader` takes.

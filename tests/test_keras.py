@@ -1,5 +1,6 @@
 """Keras: on every backend, fit, evaluate and predict see the plan's rows, whoever asks for them in whatever order."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -23,7 +24,7 @@ from fileset_integrations.keras import FileSetPyDataset
 
 FILE_ROWS, VAL_ROWS = (7, 0, 1, 12, 9), 10
 ROWS = sum(FILE_ROWS)  # 29
-BATCH, SEED = 4, 3  # those of tests.support.keras_fit
+BATCH, SEED = 4, 3  # those of tests.support.keras_matrix
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,41 @@ def plan(fs):
     return lambda epoch: [[index, batch["id"].tolist()] for index, batch in enumerate(reader.iter_batches(epoch))]
 
 
+@pytest.fixture(scope="module")
+def batches(fs):
+    """Ids of the batches of an epoch, with a partial one at the end or without."""
+
+    def of_epoch(epoch, partial=False):
+        reader = FileSetReader(fs, batch_size=BATCH, shuffle=True, seed=SEED, drop_last_batch=not partial)
+        return [batch["id"].tolist() for batch in reader.iter_batches(epoch)]
+
+    return of_epoch
+
+
+def joined(lists):
+    return list(itertools.chain.from_iterable(lists))
+
+
+def rows_of(seen, way, permuted=None):
+    """Rows that the model was given, by who asked and whether the last batch was partial."""
+    found = {}
+    for name, rows in seen["cases"].items():
+        found_way, who, *rest = name.split(", ")
+        if found_way == way and (permuted is None or rest[0] == f"permuted={permuted}"):
+            found[who, rest[-1] == "partial=True"] = rows
+    return found
+
+
+def cut(rows, batches):
+    """Rows as batches: each begins with a row that begins one of `batches`."""
+    by_first, found = {batch[0]: batch for batch in batches}, []
+    while rows and rows[0] in by_first:
+        size = len(by_first[rows[0]])
+        found.append(rows[:size])
+        rows = rows[size:]
+    return found + [rows] * bool(rows)
+
+
 @pytest.fixture(scope="module", params=["torch", "tensorflow", "jax"])
 def seen(request, folder, fs, val):
     """What tests.support.keras_fit found on a backend, which Keras takes once, at its import."""
@@ -58,7 +94,7 @@ def seen(request, folder, fs, val):
         env=os.environ | {"KERAS_BACKEND": request.param, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
@@ -69,24 +105,69 @@ def seen(request, folder, fs, val):
 # --- on every backend ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("workers", ["0", "1", "3"])
-def test_fit_with_the_callback_asks_for_the_plans_batches_of_each_epoch(workers, seen, plan):
-    run = seen["in order"][workers]
+def test_fit_gives_the_model_the_plans_rows_whoever_asks_for_them(seen, batches):
+    cases = rows_of(seen, "fit", permuted=False)
 
-    assert run == {"asked": {"0": plan(0), "1": plan(1)}, "warnings": 0}
-    assert plan(0) != plan(1)
-
-
-@pytest.mark.parametrize("workers", ["1", "3"])
-def test_fits_own_shuffle_keeps_every_batch_once(workers, seen, plan):
-    asked = seen["keras shuffles"][workers]["asked"]
-
-    assert {epoch: sorted(batches) for epoch, batches in asked.items()} == {"0": plan(0), "1": plan(1)}
+    assert len(cases) >= 3 * 2 + 3  # who asks, and whether the last batch is partial
+    for (who, partial), rows in cases.items():
+        expected = [batches(epoch, partial) for epoch in (0, 1)]
+        assert rows == joined(joined(expected)), who
+    assert batches(0, True) != batches(1, True)
 
 
-def test_fits_own_shuffle_is_on_unless_told_otherwise(seen, plan):
-    # What the tests of permuted indices rest on.
-    assert seen["keras shuffles"]["1"]["asked"] != {"0": plan(0), "1": plan(1)}
+def test_fits_own_shuffle_permutes_batches_and_keeps_each_once(seen, batches):
+    permuted, plain = rows_of(seen, "fit", permuted=True), rows_of(seen, "fit", permuted=False)
+
+    assert permuted.keys() == {case for case in plain if "unbuilt" not in case[0]}
+    assert all(rows != plain[case] for case, rows in permuted.items())
+    for (who, partial), rows in permuted.items():
+        for epoch in (0, 1):
+            expected = batches(epoch, partial)
+            half = len(joined(expected))
+            found = cut(rows[half * epoch : half * (epoch + 1)], expected)
+            assert sorted(found) == sorted(expected), who
+
+
+@pytest.mark.parametrize("way", ["evaluate", "predict"])
+def test_evaluation_and_prediction_go_through_the_rows_in_order(way, seen):
+    cases = rows_of(seen, way)
+
+    assert len(cases) >= 3 * 2 + 1
+    for (who, partial), rows in cases.items():
+        assert rows == list(range(ROWS if partial else ROWS - ROWS % BATCH)), who
+
+
+@pytest.mark.parametrize("way", ["dataset, 1", "dataset, 3", "our fit, 1", "our fit, 3"])
+def test_epochs_of_some_batches_go_on_where_the_last_one_ended(way, seen, batches):
+    passes = [*batches(0), *batches(1), *batches(2)]
+
+    assert seen["steps"][way] == joined(passes[3:12])  # epochs 1, 2, 3 of 3 batches; a pass has 7
+
+
+def test_steps_that_fit_was_given_hold_for_it_alone(seen):
+    assert seen["steps"]["our fit, 1, after it"] == [[1, 2, 3], ROWS // BATCH]
+
+
+@pytest.mark.parametrize("way", ["model.fit, 0", "model.fit, 1"])
+def test_steps_per_epoch_of_models_own_fit_goes_through_one_pass_after_the_other(way, seen, batches):
+    # The third epoch gets what the pass has left; Keras says then that the data ran out.
+    assert seen["steps"][way] == joined(batches(0))
+
+
+def test_steps_per_epoch_of_models_own_fit_with_threads_is_refused_with_the_way_out(seen):
+    # Keras would drop the batches that were read ahead at each epoch's end.
+    assert seen["steps"]["model.fit, 3"].startswith("SpecError: fit was given steps_per_epoch=3")
+    assert "FileSetPyDataset(..., steps_per_epoch=3)" in seen["steps"]["model.fit, 3"]
+
+
+def test_a_training_goes_on_in_the_middle_of_an_epoch_to_the_same_weights(seen):
+    uninterrupted, resumed, complete = seen["resumed"]["histories"]
+
+    assert seen["resumed"]["weights are equal"] == [True, True]
+    assert uninterrupted[0] == [0, 1, 2, 3]
+    assert resumed == complete == uninterrupted
+    assert len(set(uninterrupted[1]["learning_rate"])) > 1, "the callback has counted epochs across the interruption"
+    assert [name for name in seen["resumed"]["kept"] if name != ".lock"] == [seen["resumed"]["kept"][-1]]
 
 
 def test_blocks_on_disk_are_the_same_blocks(seen, plan):
@@ -110,11 +191,6 @@ def test_validation_and_evaluation_cover_every_row_though_the_last_batch_is_part
     assert seen["validation"]["evaluate"] == loss
 
 
-@pytest.mark.parametrize("workers", ["0", "1", "3"])
-def test_predictions_are_aligned_with_rows(workers, seen):
-    assert seen["validation"]["predict"][workers] == list(range(VAL_ROWS))
-
-
 def test_streamed_blocks_are_served_in_order_only(seen):
     assert seen["streamed"]["in order"] == "done"
     assert seen["streamed"]["by threads"] == "done"
@@ -131,6 +207,7 @@ def test_inputs_may_be_dicts_and_rows_may_have_weights_or_no_label(seen):
         "dict and weights": True,
         "dict and weights: predictions": ROWS,
         "weighted mae": pytest.approx((ids * 2 * ids).sum() / ids.sum()),
+        "mae weighted by class": pytest.approx((ids * 2 * ids).sum() / ids.sum()),
         "no label": ids.tolist(),
     }
 
@@ -142,7 +219,7 @@ def test_inputs_may_be_dicts_and_rows_may_have_weights_or_no_label(seen):
 def test_the_number_of_batches_is_known_and_exact(drop_last_batch, batches, fs):
     ds = FileSetPyDataset(fs, batch_size=BATCH, drop_last_batch=drop_last_batch)
 
-    assert ds.num_batches == len(ds) == len(ds.reader) == batches
+    assert ds.num_batches == len(ds) == len(ds.reader) == len(list(ds)) == batches
     with pytest.raises(IndexError):
         ds[batches]
 

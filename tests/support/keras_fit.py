@@ -17,10 +17,7 @@ import numpy as np
 
 from fileset_integrations import Columns, FileSet
 from fileset_integrations.keras import FileSetPyDataset
-
-BATCH_SIZE = 4
-SEED = 3
-COLUMNS = Columns({"x": ["id", "y"]}, label="y")
+from tests.support.keras_matrix import BATCH_SIZE, COLUMNS, SEED, cases, no_warnings, resumed, steps_per_epoch
 
 
 def identity_model(weighted: bool = False) -> Any:
@@ -90,15 +87,6 @@ def validation(train: FileSet, val: FileSet) -> Any:
         "rows": rows,
         "val_loss": history.history["val_loss"],
         "evaluate": float(model.evaluate(held_out, verbose=0)),
-        "predict": {
-            str(workers): model.predict(
-                FileSetPyDataset(
-                    val, columns=ds.columns, batch_size=BATCH_SIZE, drop_last_batch=False, workers=workers
-                ),
-                verbose=0,
-            )[:, 0].tolist()
-            for workers in (0, 1, 3)
-        },
     }
 
 
@@ -130,6 +118,12 @@ def inputs(train: FileSet) -> Any:
     columns = Columns({"x": ["id", "y"]}, label="y", weight="id")
     ds = FileSetPyDataset(train, columns=columns, batch_size=BATCH_SIZE, drop_last_batch=False)
     found["weighted mae"] = float(identity_model(weighted=True).evaluate(ds, verbose=0)[1])
+    # The same weights, given by class: the label is the id, the model gives -id.
+    columns = Columns({"x": ["y", "id"]}, label="id")
+    ds = FileSetPyDataset(train, columns=columns, batch_size=BATCH_SIZE, drop_last_batch=False)
+    weights = {row: float(row) for row in range(train.num_rows)}
+    history = identity_model(weighted=True).fit(ds, class_weight=weights, shuffle=False, verbose=0)
+    found["mae weighted by class"] = history.history["mae"][0]
     only = FileSetPyDataset(train, columns=Columns({"x": ["id", "y"]}), batch_size=BATCH_SIZE, drop_last_batch=False)
     found["no label"] = identity_model().predict(only, verbose=0)[:, 0].tolist()
     return found
@@ -138,10 +132,13 @@ def inputs(train: FileSet) -> Any:
 def main() -> None:
     folder = Path(sys.argv[1])
     train, val = FileSet.from_parquet(folder / "train"), FileSet.from_parquet(folder / "val")
+    with no_warnings():
+        matrix, steps, rest = cases(train), steps_per_epoch(train, 3), resumed(train, val)
     found = {
         "backend": keras.backend.backend(),
-        "in order": {str(workers): fit(train, shuffle=False, dataset={"workers": workers}) for workers in (0, 1, 3)},
-        "keras shuffles": {str(workers): fit(train, dataset={"workers": workers}) for workers in (1, 3)},
+        "cases": matrix,
+        "steps": steps,
+        "resumed": rest,
         "blocks on disk": fit(train, shuffle=False, dataset={"blocks": "disk"}),
         "initial_epoch": fit(train, shuffle=False, epochs=4, initial_epoch=2),
         "not told": fit(train, told=False, epochs=4, shuffle=False),

@@ -1,13 +1,20 @@
-"""Keras: a `PyDataset` over a FileSet, on any backend."""
+"""A `PyDataset` over a FileSet, and the callback that tells it its epoch."""
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import multiprocessing.util
 import os
+import queue
+import signal
+import sys
+import threading
 import warnings
 from collections.abc import Mapping
+from types import FrameType
 from typing import Any
 
-from fileset_integrations.callbacks.keras import DataWait as DataWait
 from fileset_integrations.columns import Columns, FittedColumns
 from fileset_integrations.errors import MissingDependencyError, SpecError
 from fileset_integrations.reader import BlockMode, FileSetReader, Transform
@@ -51,11 +58,14 @@ class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
         cache_dir: See `FileSetReader`.
         cache_bytes: See `FileSetReader`.
         transform: See `FileSetReader`.
+        steps_per_epoch: Batches that Keras takes for an epoch; None: all. Epochs then go on where the last one ended,
+            from one pass over the rows into the next, whatever the number. Give it here, not to `model.fit`.
         workers: Keras's own: threads or processes that ask for batches.
         use_multiprocessing: Keras's own.
         max_queue_size: Keras's own: batches asked for ahead.
 
     Raises:
+        SpecError: steps_per_epoch is less than 1, or there is no batch for it.
         FileSetError: As `FileSetReader` does.
     """
 
@@ -76,6 +86,7 @@ class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
         cache_dir: str | os.PathLike[str] | None = None,
         cache_bytes: int | None = None,
         transform: Transform | None = None,
+        steps_per_epoch: int | None = None,
         workers: int = 1,
         use_multiprocessing: bool = False,
         max_queue_size: int = 10,
@@ -100,9 +111,13 @@ class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
         )
         if use_multiprocessing:
             self.reader = self.reader.shared()
+            multiprocessing.util.register_after_fork(self, _leave_interrupts_to_the_parent)
         self.clock = ThreadClock()  # of what threads spend on making batches
+        self._steps: int | None = None  # batches of an epoch, where that is not all
+        self.set_steps(steps_per_epoch)
         self._epoch = 0
         self._resume: tuple[int, int] | None = None  # epoch and batches of it that were trained on before
+        self._counted: _Counted | None = None
         self._told = False  # the epoch was set from outside
         self._firsts = 0  # requests for the first batch
         self._last = self._jumps = 0
@@ -114,8 +129,13 @@ class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
 
     @property
     def epoch(self) -> int:
-        """The epoch that batches are of."""
+        """The epoch that batches are of, as Keras counts: of `steps_per_epoch` batches where that is given."""
         return self._epoch
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of a whole epoch."""
+        return len(self.reader) if self._steps is None else self._steps
 
     @property
     def num_batches(self) -> int:
@@ -123,53 +143,92 @@ class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
         return len(self)
 
     def __len__(self) -> int:
-        return len(self.reader) - self._done()
+        return self.steps_per_epoch - self._done()
 
     def _done(self) -> int:
         """Batches of this epoch that were trained on before the state was taken that it goes on from."""
         return self._resume[1] if self._resume is not None and self._resume[0] == self._epoch else 0
+
+    def set_steps(self, steps_per_epoch: int | None) -> None:
+        """Make epochs so many batches long, from the next `fit` on; None: one pass over the rows.
+
+        Raises:
+            SpecError: It is less than 1, or there is no batch.
+        """
+        if steps_per_epoch is not None:
+            steps_per_epoch = as_int(steps_per_epoch, "steps_per_epoch")
+            if steps_per_epoch < 1 or not len(self.reader):
+                raise SpecError(
+                    f"steps_per_epoch={steps_per_epoch}: an epoch needs at least 1 batch, and the rows "
+                    f"({self.reader.plan.num_rows}) make {len(self.reader)}. Pass None for all of them."
+                )
+        self._steps = steps_per_epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Make the batches those of epoch `epoch`, from the next request on."""
         epoch = as_int(epoch, "epoch")
         if epoch < 0:
             raise SpecError(f"epoch={epoch}: epochs are counted from 0.")
-        self._epoch, self._told = epoch, True
+        self._epoch, self._told, self._counted = epoch, True, None
 
     def state_dict(self, batches: int = 0) -> dict[str, Any]:
-        """Where training stands: flat JSON under 1 KB, the same on every rank.
+        """Where training stands: flat JSON under 1 KB, the same on every rank. It counts in passes over the rows.
 
         Args:
             batches: Batches of the dataset's epoch that were trained on. Keras asks for batches ahead, so that only the
                 training knows: the `batch` of a callback's `on_train_batch_end`, plus one.
 
         Raises:
-            SpecError: The epoch has no so many batches left.
+            SpecError: The epoch has no so many batches left, or `fit` was given another number of steps.
         """
         count = as_int(batches, "batches")
+        if self._counted is not None:
+            raise SpecError(_OWN_STEPS.format(steps=self._counted.steps, whole=self.steps_per_epoch))
         if not 0 <= count <= len(self):
             raise SpecError(f"batches={count}: this epoch has {len(self)} batches.")
-        return self.reader.state(self._epoch, self._done() + count)
+        if self._steps is None:
+            return self.reader.state(self._epoch, self._done() + count)
+        return self.reader.state(*divmod(self._epoch * self._steps + self._done() + count, len(self.reader)))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where the state was taken: its epoch lacks the batches before, in its length too; others are whole.
 
-        `fit` counts epochs for itself, and gives all of them the length of its first one (seen with Keras 3.15): run
-        the epoch that is resumed alone, `fit(ds, initial_epoch=ds.epoch, epochs=ds.epoch + 1)`, and then the others.
+        `fileset_integrations.keras.fit` does the rest. Keras's own counts epochs for itself, and gives all of them the
+        length of its first one (seen with Keras 3.15): run the epoch that is resumed alone,
+        `model.fit(ds, initial_epoch=ds.epoch, epochs=ds.epoch + 1)`, and then the others.
 
         Raises:
             StateMismatchError: The state belongs to another snapshot, seed, batch size or order.
         """
-        epoch, batches = self.reader.resume(state)
-        if batches == len(self.reader):  # Keras has no use for an epoch without batches
-            epoch, batches = epoch + 1, 0
-        self._resume = (epoch, batches)
+        number, batches = self.reader.resume(state)
+        whole = self.steps_per_epoch
+        # Keras has no use for an epoch without batches: the end of one is the start of the next.
+        epoch, done = divmod(number * len(self.reader) + batches, whole) if whole else (number, 0)
         self._last = self._jumps = 0
         self.set_epoch(epoch)
+        self._resume = (epoch, done)
+
+    def on_epoch_end(self) -> None:
+        """Keras's own: an epoch, a validation, or the building of a model has ended.
+
+        What workers have read ahead by then is thrown away. Keras (3.15) would keep it for the next epoch: after a
+        model was built from the first batch, each epoch would begin with batches of the one before.
+        """
+        frame: FrameType | None = sys._getframe(1)  # that of Keras's adapter, which tells nobody of its queues
+        while frame is not None:
+            enqueuer = getattr(frame.f_locals.get("self"), "enqueuer", None)
+            if enqueuer is not None and getattr(enqueuer, "py_dataset", None) is self:
+                if not enqueuer.is_running():
+                    _empty(enqueuer.ready_queue)
+                    _empty(enqueuer.future_queue)
+                return
+            if frame.f_code.co_name != "on_epoch_end":
+                return
+            frame = frame.f_back
 
     def callback(self) -> keras.callbacks.Callback:
         """The callback through which `fit` tells this dataset its epoch."""
-        return _EpochCallback(self)
+        return EpochCallback(self)
 
     def __getitem__(self, index: int) -> Any:
         if index == 0 and self.reader.plan.shuffle.shuffle and not self._told:
@@ -180,12 +239,27 @@ class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
         if not 0 <= number < len(self):
             raise IndexError(f"batch {number} of {len(self)}: this epoch's batches are 0 to {len(self) - 1}.")
         with self.clock:
-            return self.reader.model_input(self.reader.batch(self._done() + number, self._epoch))
+            return self.reader.model_input(self.reader.batch(*self._place(number)))
 
     def rows_of(self, index: int) -> int:
         """Rows of batch `index` of the epoch."""
-        first, stop = self.reader.plan.batch_bounds(self._done() + index)
+        if self._counted is not None:
+            place = index % len(self.reader)
+        else:
+            place, _ = self._place(index)
+        first, stop = self.reader.plan.batch_bounds(place)
         return stop - first
+
+    def _place(self, number: int) -> tuple[int, int]:
+        """Index in its pass over the rows, and that pass, of what is asked for as batch `number`."""
+        if self._counted is None and self._steps is None:
+            return self._done() + number, self._epoch
+        if (counted := self._counted) is not None:
+            position = counted.position(number)
+        else:
+            position = self._epoch * self.steps_per_epoch + self._done() + number
+        epoch, index = divmod(position, len(self.reader))
+        return index, epoch
 
     def _warn_of_repeats(self) -> None:
         self._firsts += 1
@@ -210,30 +284,85 @@ class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
         self._last = index
 
 
-class _EpochCallback(keras.callbacks.Callback):  # type: ignore[misc]
+def _empty(waiting: queue.Queue[Any]) -> None:
+    with contextlib.suppress(queue.Empty):
+        while True:
+            waiting.get_nowait()
+
+
+def _leave_interrupts_to_the_parent(_: Any) -> None:
+    # Ctrl-C goes to every process of a terminal. A worker of a pool that dies of it may hold the lock of the pool's
+    # queue, and the parent, which ends its workers itself, then waits for that lock for ever (Python 3.11).
+    process = multiprocessing.current_process()
+    if process.daemon and "PoolWorker" in process.name:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+_OWN_STEPS = (
+    "fit was given steps_per_epoch={steps}, and an epoch of this dataset has {whole} batches. "
+    "Give the steps to the dataset, FileSetPyDataset(..., steps_per_epoch={steps}), or to "
+    "fileset_integrations.keras.fit, and leave them out of model.fit."
+)
+
+
+class _Counted:
+    """Which batch of the endless sequence of passes a request means, where `model.fit` was given `steps_per_epoch`.
+
+    Keras then goes through the indices of a finite dataset once, over its epochs, and begins anew after the last one.
+    It says nothing of that: but each index is asked for once each time, and no request is early, without workers.
+    """
+
+    def __init__(self, steps: int, epoch: int, length: int) -> None:
+        self.steps, self._first, self._length = steps, epoch * steps, length
+        self._requests = 0
+        self._lock = threading.Lock()
+
+    def position(self, number: int) -> int:
+        with self._lock:
+            rounds = self._requests // self._length
+            self._requests += 1
+        return self._first + rounds * self._length + number
+
+
+class EpochCallback(keras.callbacks.Callback):  # type: ignore[misc]
     """Tells a dataset its epoch: `on_epoch_begin` runs before the epoch's first batch is asked for."""
 
     def __init__(self, dataset: FileSetPyDataset) -> None:
         super().__init__()
-        self._dataset = dataset
+        self.dataset = dataset
         self._rest: tuple[int, int] | None = None  # an epoch of this fit that was resumed, and its length
+        self._counts = False  # fit has an epoch of its own length, and goes on through the indices
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._rest = None
+        dataset, steps = self.dataset, self.params.get("steps")
+        self._rest = dataset._counted = None
+        self._counts = steps is not None and steps != len(dataset)
+        ahead = dataset.workers > 1 or (dataset.workers > 0 and dataset.use_multiprocessing)
+        if self._counts and (ahead or dataset._done()):
+            # With workers, Keras asks for batches ahead of an epoch's end, drops some, and begins anew in the next one.
+            raise SpecError(_OWN_STEPS.format(steps=steps, whole=len(dataset)))
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        dataset, steps = self._dataset, self.params.get("steps")
+        dataset, steps = self.dataset, self.params.get("steps")
+        if self._counts:
+            if dataset._counted is None:
+                dataset.set_epoch(epoch)
+                dataset._counted = _Counted(steps, epoch, len(dataset))
+            return
         dataset.set_epoch(epoch)
-        whole = len(dataset.reader)
-        if len(dataset) != whole:
+        if dataset._done():
             self._rest = (epoch, len(dataset))
-        elif self._rest is not None and self._rest[1] == steps:
-            resumed = self._rest[0]
+        elif steps is not None and steps != len(dataset):
+            of = f"the {steps} batches that remained of epoch {self._rest[0]}" if self._rest else f"{steps} batches"
+            resumed = self._rest[0] if self._rest else epoch
             raise SpecError(
-                f"fit gives epoch {epoch} the {steps} batches that remained of epoch {resumed}, not {whole}. Resume "
-                f"that one alone, with fit(..., initial_epoch={resumed}, epochs={epoch}), and go on with "
-                f"fit(..., initial_epoch={epoch}, ...)."
+                f"fit gives epoch {epoch} {of}, not {len(dataset)}. Call fileset_integrations.keras.fit(..., resume=), "
+                f"or resume an epoch alone, with fit(..., initial_epoch={resumed}, epochs={resumed + 1}), and go on "
+                f"with fit(..., initial_epoch={resumed + 1}, ...)."
             )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._dataset._resume = None  # the next fit takes the length before it says its epoch
+        self.dataset._resume = None  # the next fit takes the length before it says its epoch
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        self.dataset._counted = None
