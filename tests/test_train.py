@@ -184,6 +184,18 @@ def test_a_run_goes_on_from_a_checkpoint_and_ends_where_it_would_have_ended(fini
     assert rows["val_rmse"] == resumed
 
 
+@pytest.mark.slow
+def test_a_keras_run_goes_on_from_a_folder_and_ends_where_it_would_have_ended(finished, tmp_path):
+    def run(name, *overrides):
+        always = ("framework=keras", "callbacks=none", "model.dropout=0", f"paths.output_dir={tmp_path / name}")
+        return train.run(small(finished.root, *always, *overrides))
+
+    whole = run("whole")
+    run("first", "trainer.max_epochs=1", f"ckpt_path={tmp_path / 'state'}")
+
+    assert run("second", f"ckpt_path={tmp_path / 'state'}") == pytest.approx(whole, rel=1e-6)
+
+
 def test_an_edited_query_is_told_and_never_opens_the_old_rows(finished):
     with pytest.raises(train.TrainError, match="another query"):
         train.run(small(finished.root, of=50))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from fileset_integrations.errors import SpecError
-from fileset_integrations.keras import DataWait, FileSetPyDataset
+from fileset_integrations.keras import DataWait, FileSetPyDataset, fit
 from fileset_integrations.runs import Job, Trained, target_of
 from fileset_integrations.summary import Batch
 
@@ -37,10 +37,19 @@ class KerasTrainer:
             )
         self._arguments = {"epochs": max_epochs, "steps_per_epoch": steps_per_epoch, "verbose": verbose}
 
-    def fit(self, model: Any, train: Any, val: Any, callbacks: Sequence[Any]) -> dict[str, list[float]]:
-        """Train, and return the values of each epoch by name."""
-        # shuffle=False: the data set shuffles rows; Keras would permute whole batches on top, by a global generator.
-        history = model.fit(train, validation_data=val, callbacks=list(callbacks), shuffle=False, **self._arguments)
+    def fit(
+        self, model: Any, train: Any, val: Any, callbacks: Sequence[Any], resume: str | None = None
+    ) -> dict[str, list[float]]:
+        """Train, and return the values of each epoch by name.
+
+        Args:
+            model: A compiled model.
+            train: The training dataset.
+            val: The validation dataset.
+            callbacks: As in `Model.fit`.
+            resume: Folder of the training's state, to go on from and to keep it in; None: nothing is kept.
+        """
+        history = fit(model, train, validation_data=val, callbacks=callbacks, resume=resume, **self._arguments)
         return {name: [float(value) for value in values] for name, values in history.history.items()}
 
 
@@ -78,17 +87,18 @@ class Stopwatch(keras.callbacks.Callback):  # type: ignore[misc]
     def __init__(self, dataset: TimedDataset) -> None:
         super().__init__()
         self._dataset = dataset
-        self._start = 0.0
+        self._start: float | None = None
         self.seconds = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Starts the clock."""
-        if epoch == 0:
+        if self._start is None:
             self._dataset.reset()
         self._start = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Stops it for now: validation comes after the last batch and before the epoch's end."""
+        assert self._start is not None, "a batch comes after its epoch's beginning"
         now = time.perf_counter()
         self.seconds += now - self._start
         self._start = now
@@ -108,11 +118,6 @@ def train(job: Job) -> Trained:
         import torch
 
         torch.set_num_threads(config.torch_threads)
-    if config.ckpt_path is not None:
-        raise SpecError(
-            f"ckpt_path={config.ckpt_path} is for framework=lightning; Keras's ModelCheckpoint keeps no place in the "
-            "data to go on from. Leave it null."
-        )
     keras.utils.set_random_seed(config.seed)
     model = job.build_model()
     if not isinstance(model, keras.Model):
@@ -125,12 +130,12 @@ def train(job: Job) -> Trained:
     arguments.update(shuffle=False, drop_last_batch=False, transform=None)
     val_set = FileSetPyDataset(job.val, columns=job.columns, **arguments)
     stopwatch = Stopwatch(train_set)
-    callbacks = [*job.build("callbacks").values(), train_set.callback(), stopwatch]
+    callbacks = [*job.build("callbacks").values(), stopwatch]
     for callback in callbacks:
         if isinstance(callback, DataWait) and callback.dataset is None:  # no config can name it
             callback.dataset = train_set
     (job.output_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
-    history = job.build("trainer").fit(model, train_set, val_set, callbacks)
+    history = job.build("trainer").fit(model, train_set, val_set, callbacks, resume=config.ckpt_path)
 
     names = job.features
 
