@@ -1,5 +1,6 @@
 """Where FileSets live: one contract over directories and buckets, and Parquet files that others wrote."""
 
+import multiprocessing
 import pickle
 import shutil
 import uuid
@@ -8,6 +9,8 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+from fsspec.implementations.local import LocalFileSystem
 
 from fileset_integrations import FileSet
 from fileset_integrations.errors import (
@@ -222,6 +225,26 @@ def test_storage_options_show_up_nowhere(monkeypatch):
 def test_a_url_without_a_driver_says_what_to_install():
     with pytest.raises(FileSetLocationError, match="nosuch"):
         FileSet(target_stage_loc="nosuch://bucket", name="flights")
+
+
+def test_a_forked_process_reads_through_a_driver_of_its_own(tmp_path):
+    class Looping(AsyncFileSystemWrapper):
+        """Files of this machine by an event loop in a thread, as s3fs has one."""
+
+        protocol = "looping"
+
+        def __init__(self, **options):
+            super().__init__(LocalFileSystem(), **options)
+
+    fsspec.register_implementation("looping", Looping, clobber=True)
+    make(tmp_path)
+    fs = FileSet(target_stage_loc=f"looping://{tmp_path}", name="flights")
+    child = multiprocessing.get_context("fork").Process(target=fs.verify)
+
+    child.start()
+    child.join(60)
+
+    assert child.exitcode == 0
 
 
 def test_a_file_url_is_a_directory(tmp_path):

@@ -35,7 +35,7 @@ class KerasTrainer:
                 f"KerasTrainer(max_epochs={max_epochs}, steps_per_epoch={steps_per_epoch}, verbose={verbose}): epochs "
                 "and steps must be at least 1, verbose 0, 1 or 2."
             )
-        self._arguments = {"epochs": max_epochs, "steps_per_epoch": steps_per_epoch, "verbose": verbose}
+        self._arguments: dict[str, Any] = {"epochs": max_epochs, "steps_per_epoch": steps_per_epoch, "verbose": verbose}
 
     def fit(
         self, model: Any, train: Any, val: Any, callbacks: Sequence[Any], resume: str | None = None

@@ -301,8 +301,10 @@ class BucketStorage(Storage):
     """A location that fsspec knows by its URL: s3://, gs://, az://, memory://, ..."""
 
     def __init__(self, location: str, storage_options: Mapping[str, Any] | None = None) -> None:
+        self._options = dict(storage_options or {})
+        self._pid = os.getpid()
         try:
-            self._fs, root = fsspec.core.url_to_fs(location, **(storage_options or {}))
+            self._driver, root = fsspec.core.url_to_fs(location, **self._options)
         except ImportError as error:
             scheme = location.split("://", 1)[0]
             extra = {"s3": "s3"}.get(scheme)
@@ -313,7 +315,15 @@ class BucketStorage(Storage):
         except ValueError as error:
             raise FileSetLocationError(f"{location}: {error}. Pass a directory, or a URL that fsspec knows.") from error
         self._root = root.rstrip("/")
-        self.location = self._fs.unstrip_protocol(self._root)
+        self.location = self._driver.unstrip_protocol(self._root)
+
+    @property
+    def _fs(self) -> fsspec.AbstractFileSystem:
+        """The driver; made anew in a forked process, where one with an event loop (s3fs) refuses to work."""
+        if self._pid != os.getpid():
+            self._driver, _ = fsspec.core.url_to_fs(self.location, **self._options)
+            self._pid = os.getpid()
+        return self._driver
 
     def url(self, *parts: str) -> str:
         return "/".join((self.location, *parts))
