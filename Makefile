@@ -10,7 +10,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 REQUIREMENTS := pyproject.toml setup.py constraints.txt
 
 PYTHON ?=
-WORKERS ?= 2
+# One more than the cores of the smallest machine, since many tests wait for processes.
+WORKERS ?= 3
 PYTEST_ARGS ?=
 ARGS ?=
 
@@ -41,10 +42,10 @@ train: $(VENV)/.stamp-train  ## set up what training needs, and train the flight
 	$(BIN)/fileset-train experiment=flights $(ARGS)
 
 test: $(VENV)/.stamp-dev  ## every behaviour, with small counts (PYTEST_ARGS="-k plan -n 0" selects)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 soak: $(VENV)/.stamp-dev  ## the same tests with the full counts: takes long
-	FILESET_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --timeout 7200 $(PYTEST_ARGS)
+	FILESET_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --timeout 7200 $(PYTEST_ARGS)
 
 lint: $(VENV)/.stamp-dev  ## ruff: rules and format
 	$(BIN)/ruff check .

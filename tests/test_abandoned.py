@@ -110,6 +110,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [*MODES, "idle", "workers"])
 def test_an_interrupt_ends_a_process_that_reads(fs, tmp_path, how):
     if how == "workers":

@@ -61,6 +61,7 @@ def killed_at_line(path, number) -> bool:
     return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_writer_killed_at_any_line_leaves_a_whole_state_and_the_next_one_cleans_up(tmp_path):

@@ -199,7 +199,7 @@ def test_the_shape_of_a_fileset_has_the_arguments_of_make():
 
     names = [field.name for field in fields(schemas.MakeConf)]
 
-    assert names == [name for name in taken if name not in (*elsewhere, "if_exists", "storage_options")]
+    assert names == [name for name in taken if name not in (*elsewhere, "if_exists", "storage_options", "progress")]
     for field in fields(schemas.MakeConf):
         if field.name != "query":
             assert field.default == taken[field.name].default

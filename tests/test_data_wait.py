@@ -77,6 +77,7 @@ def test_every_epoch_is_measured_and_said_in_words(folder, caplog):
     ]
 
 
+@pytest.mark.slow
 def test_a_slow_loader_is_the_bottleneck_and_a_slow_model_is_not(folder, caplog):
     """Sums of sleeps bound what is measured from below, whatever else the machine does."""
     slow_data, slow_model = DataWait(), DataWait()

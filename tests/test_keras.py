@@ -22,6 +22,8 @@ pytest.importorskip("keras", reason="keras is optional")
 
 from fileset_integrations.keras import FileSetPyDataset
 
+pytestmark = pytest.mark.slow
+
 FILE_ROWS, VAL_ROWS = (7, 0, 1, 12, 9), 10
 ROWS = sum(FILE_ROWS)  # 29
 BATCH, SEED = 4, 3  # those of tests.support.keras_matrix

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from tests.support import ROOT, count
+from tests.support import ROOT, SOAK, count
 
 RECIPES = ROOT / "recipes"
 CONF = Path(str(files("fileset_integrations.conf")))
@@ -68,7 +68,7 @@ def assert_table(done: subprocess.CompletedProcess[str], *words: str) -> None:
 FLIGHTS = ("model", "training mean", "dep_delay", "RMSE (minutes)", "MAE (minutes)", "rows/s", "waiting for data")
 
 
-@pytest.mark.parametrize("backend", ["torch", "tensorflow", "jax"])
+@pytest.mark.parametrize("backend", ["torch", "jax", *(["tensorflow"] if SOAK else [])])
 def test_keras_flights_trains_on_every_backend(folder, backend):
     done = flights(folder, "keras_flights.py", f"keras.backend={backend}")
 

@@ -40,6 +40,7 @@ def whole(tmp_path_factory):
     return ended, folder / "search"
 
 
+@pytest.mark.slow
 def test_a_search_ends_with_its_table_best_first(whole):
     ended, folder = whole
     best = min(trials(folder), key=lambda trial: trial.value)
@@ -55,6 +56,7 @@ def test_a_search_ends_with_its_table_best_first(whole):
         assert recorded["metrics"]["val_rmse"] == trial.value
 
 
+@pytest.mark.slow
 def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(whole, tmp_path, monkeypatch):
     run, begun = train.run, []
 
@@ -78,6 +80,7 @@ def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(whole, tmp_path,
     assert len(begun) == 3 + 4
 
 
+@pytest.mark.slow
 def test_a_search_that_is_done_runs_nothing_and_tells_its_table_again(whole, monkeypatch):
     monkeypatch.setattr(train, "run", None)
 
@@ -86,6 +89,7 @@ def test_a_search_that_is_done_runs_nothing_and_tells_its_table_again(whole, mon
     assert ended.status == 0 and "6 of 6 jobs" in ended.out
 
 
+@pytest.mark.slow
 def test_a_search_of_other_settings_is_not_mixed_in(whole):
     ended = fileset_train(whole[1].parent, "-m", *SEARCH, "hydra.sweeper.n_trials=9", "model.lr=interval(0.1,0.2)")
 
@@ -93,6 +97,7 @@ def test_a_search_of_other_settings_is_not_mixed_in(whole):
     assert re.search(r"search with other settings \(model\.lr: .* there, .* asked for\)", ended.err)
 
 
+@pytest.mark.slow
 def test_trials_that_fail_count_and_fail_the_whole(tmp_path):
     ended = fileset_train(
         tmp_path, "-m", *SEARCH, "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2", "model.lr=choice(0.1,-1)"

@@ -54,6 +54,7 @@ def swept(tmp_path_factory):
     return ended, folder
 
 
+@pytest.mark.slow
 def test_jobs_that_raise_stop_no_other_are_named_at_the_end_and_fail_the_whole(swept):
     ended, _ = swept
 
@@ -66,6 +67,7 @@ def test_jobs_that_raise_stop_no_other_are_named_at_the_end_and_fail_the_whole(s
     assert "Traceback" not in ended.err + ended.out
 
 
+@pytest.mark.slow
 def test_the_table_is_best_first_and_says_what_each_job_measured(swept):
     ended, folder = swept
     rows = rows_of(ended.out)
@@ -80,6 +82,7 @@ def test_the_table_is_best_first_and_says_what_each_job_measured(swept):
     assert [result.status for result in by_job.values()] == ["done", "done", "done", "failed"] * 2
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_sweep_holds_its_table_and_its_plot(swept):
     _, folder = swept
 
@@ -90,12 +93,14 @@ def test_the_folder_of_a_sweep_holds_its_table_and_its_plot(swept):
     assert (folder / "sweep" / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_one_fileset_serves_all_jobs(swept):
     _, folder = swept
 
     assert [path.name for path in (folder / "data" / "filesets").iterdir() if path.name[0] != "."] == ["query"]
 
 
+@pytest.mark.slow
 def test_a_sweep_whose_jobs_all_succeed_ends_well(tmp_path):
     ended = fileset_train(tmp_path, "-m", *TINY, "seed=0,1", "optimized_metric=val_mae", "hydra.sweep.dir=sweep")
 
@@ -285,6 +290,7 @@ def test_it_is_refused_before_the_first_job(tmp_path):
 BUCKET = ("source=s3", "source.location=memory://bucket/mine", "source.storage_options.endpoint_url=http://nowhere")
 
 
+@pytest.mark.slow
 def test_a_sweep_over_a_bucket_makes_its_fileset_there(tmp_path):
     ended = fileset_train(tmp_path, "-m", *TINY, *BUCKET, "seed=0,1", "hydra.sweep.dir=sweep")
 

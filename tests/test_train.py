@@ -171,6 +171,7 @@ def test_parts_of_a_split_are_trained_on_and_validated_and_a_list_is_trained_on_
     assert trained.num_rows == rows // 256 * 256
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_a_checkpoint_and_ends_where_it_would_have_ended(finished, tmp_path):
     # Without dropout, whose draws no checkpoint holds.
     always = ("model.dropout=0", "+callbacks.model_checkpoint.save_top_k=-1")

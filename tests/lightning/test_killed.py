@@ -35,6 +35,7 @@ def steps_of(reader, trainer):
     return seen[: trainer.get("max_steps")]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(count(200, 2400))
 def test_a_killed_run_goes_on_from_its_last_checkpoint_with_exactly_the_rest(tmp_path):
     reader = FileSetReader(numbered(tmp_path / "train", FILE_ROWS), batch_size=BATCH_SIZE, shuffle=True, seed=SEED)

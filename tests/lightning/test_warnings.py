@@ -40,6 +40,7 @@ def loud_trainer(folder, **options):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("validation", "num_workers"), [("one", 0), ("several", 2), ("none", 0)])
 def test_a_run_warns_of_nothing(validation, num_workers, train, val, tmp_path, recwarn):
     filesets = {"one": val, "several": [val, train], "none": None}[validation]

@@ -131,6 +131,7 @@ STATEFUL = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", STATEFUL, ids=str)
 def test_a_stateful_dataloader_goes_on_at_every_step_and_its_epochs_count_on(
     options, stateful_loader, fs, expected, caplog
