@@ -186,7 +186,8 @@ def test_a_checkpoint_that_an_exception_leaves_has_the_batch_still_before_it(
 
 
 SCRIPT = """
-import sys
+import faulthandler, sys
+faulthandler.dump_traceback_later(100, exit=True)  # a test that hangs says where
 from lightning.pytorch import Callback
 from fileset_integrations import FileSet
 from tests.support.fitting import Recorder, quiet_trainer
@@ -218,7 +219,7 @@ def test_an_interrupt_of_a_whole_terminal_ends_workers_too(long, tmp_path):
         start_new_session=True,
     )
     try:
-        assert process.stdout.readline() == "training\n"
+        assert process.stdout.readline() == "training\n", process.stderr.read()
         begun = time.monotonic()
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=30)
