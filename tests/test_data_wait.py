@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from fileset_integrations.errors import SpecError
 from fileset_integrations.lightning import DataWait, FileSetDataModule
-from tests.support import ROOT
+from tests.support import ROOT, SOAK
 from tests.support.data import numbered
 from tests.support.fitting import ID_COLUMNS, Recorder, quiet_trainer
 
@@ -260,9 +260,8 @@ def test_every_rank_is_logged_and_one_speaks(two_ranks):
 # --- Keras -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "backend", ["torch", *(pytest.param(name, marks=pytest.mark.slow) for name in ("jax", "tensorflow"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torch", *(["jax", "tensorflow"] if SOAK else [])])
 def test_keras_has_the_numbers_in_its_history_and_says_them(backend, folder):
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.keras_wait", str(folder)],

@@ -68,7 +68,7 @@ def assert_table(done: subprocess.CompletedProcess[str], *words: str) -> None:
 FLIGHTS = ("model", "training mean", "dep_delay", "RMSE (minutes)", "MAE (minutes)", "rows/s", "waiting for data")
 
 
-@pytest.mark.parametrize("backend", ["torch", "jax", *(["tensorflow"] if SOAK else [])])
+@pytest.mark.parametrize("backend", ["torch", *(["tensorflow", "jax"] if SOAK else [])])
 def test_keras_flights_trains_on_every_backend(folder, backend):
     done = flights(folder, "keras_flights.py", f"keras.backend={backend}")
 

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from fileset_integrations import study, train
 from fileset_integrations.errors import SpecError
+from tests.support import count
 from tests.support.app import TINY, fileset_train
 
 optuna = pytest.importorskip("optuna", minversion="4")
@@ -111,27 +112,28 @@ def test_trials_that_fail_count_and_fail_the_whole(tmp_path):
 
 
 @pytest.mark.slow
-def test_ten_trials_killed_at_five_and_resumed_to_ten_lose_none(tmp_path):
+def test_trials_killed_midway_and_resumed_to_the_end_lose_none(tmp_path):
+    num_trials, last = count(4, 10), count(1, 4)  # and the job after whose end the process is killed
     command = [sys.executable, "-c", "from fileset_integrations.train import main; main()", "-m", *SEARCH]
     environment = {name: value for name, value in os.environ.items() if name != "FILESET_ROOT"}
     with subprocess.Popen(
-        [*command, "hydra.sweeper.n_trials=10"], cwd=tmp_path, env=environment, stdout=-3, stderr=-3
+        [*command, f"hydra.sweeper.n_trials={num_trials}"], cwd=tmp_path, env=environment, stdout=-3, stderr=-3
     ) as process:
         deadline = time.monotonic() + 200
-        while not (tmp_path / "search" / "4" / "result.json").exists() and time.monotonic() < deadline:
+        while not (tmp_path / "search" / str(last) / "result.json").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     before = facts(tmp_path / "search")
 
-    ended = fileset_train(tmp_path, "-m", *SEARCH, "hydra.sweeper.n_trials=10")
+    ended = fileset_train(tmp_path, "-m", *SEARCH, f"hydra.sweeper.n_trials={num_trials}")
 
     after = facts(tmp_path / "search")
-    assert [state for _, state, _, _ in before] == ["COMPLETE"] * 4 + ["RUNNING"]
+    assert [state for _, state, _, _ in before] == ["COMPLETE"] * last + ["RUNNING"]
     assert ended.status == 0
-    assert [(number, state) for number, state, _, _ in after] == [(number, "COMPLETE") for number in range(10)]
-    assert after[:4] == before[:4] and after[4][2] == before[4][2]
-    assert len({tuple(params.values()) for _, _, params, _ in after}) == 10  # no proposal twice
-    assert "10 of 10 jobs" in ended.out
+    assert [(number, state) for number, state, _, _ in after] == [(n, "COMPLETE") for n in range(num_trials)]
+    assert after[:last] == before[:last] and after[last][2] == before[last][2]
+    assert len({tuple(params.values()) for _, _, params, _ in after}) == num_trials  # no proposal twice
+    assert f"{num_trials} of {num_trials} jobs" in ended.out
 
 
 def test_what_a_kill_can_leave_in_the_journal_is_mended(tmp_path):

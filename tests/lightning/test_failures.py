@@ -28,10 +28,18 @@ def in_shared_memory():
     return {path.name for path in folder.glob(f"torch_{os.getpid()}_*")} if folder.exists() else set()
 
 
+@pytest.fixture
+def temporary():
+    """A folder for temporary files. Its path is short: sockets lie in it, whose paths may have 107 characters."""
+    folder = Path(tempfile.mkdtemp(prefix="left-", dir="/tmp"))
+    yield folder
+    with contextlib.suppress(OSError):
+        folder.rmdir()  # multiprocessing keeps a folder in there until its process ends
+
+
 @contextlib.contextmanager
 def nothing_left(folder, monkeypatch):
     """Whatever happens inside leaves no thread, process, temporary file or shared memory, without a collection."""
-    folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     gc.collect()
     gc.disable()
@@ -92,8 +100,8 @@ def failure(error, run):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("where", ["training", "validation"])
-def test_an_exception_in_the_model_ends_training_with_it(where, num_workers, long, tmp_path, monkeypatch):
-    with nothing_left(tmp_path / "temporary", monkeypatch):
+def test_an_exception_in_the_model_ends_training_with_it(where, num_workers, long, tmp_path, monkeypatch, temporary):
+    with nothing_left(temporary, monkeypatch):
         dm = module(long, tmp_path, num_workers=num_workers)
         trainer = quiet_trainer(val_check_interval=5)
         error = failure(RuntimeError, lambda: trainer.fit(Failing(where), dm))
@@ -102,10 +110,10 @@ def test_an_exception_in_the_model_ends_training_with_it(where, num_workers, lon
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_an_exception_in_the_reader_ends_training_with_it(num_workers, long, tmp_path, monkeypatch):
+def test_an_exception_in_the_reader_ends_training_with_it(num_workers, long, tmp_path, monkeypatch, temporary):
     (tmp_path / "long" / "data_4.parquet").write_bytes(b"torn")
 
-    with nothing_left(tmp_path / "temporary", monkeypatch):
+    with nothing_left(temporary, monkeypatch):
         dm = module(long, tmp_path, num_workers=num_workers)
         model = Recorder()
         error = failure(FileSetCorruptError, lambda: quiet_trainer().fit(model, dm))
@@ -118,8 +126,8 @@ def refuse(batch, generator):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_an_exception_in_a_transform_ends_training_with_it(num_workers, long, tmp_path, monkeypatch):
-    with nothing_left(tmp_path / "temporary", monkeypatch):
+def test_an_exception_in_a_transform_ends_training_with_it(num_workers, long, tmp_path, monkeypatch, temporary):
+    with nothing_left(temporary, monkeypatch):
         dm = module(long, tmp_path, num_workers=num_workers, transform=refuse)
         error = failure(ZeroDivisionError, lambda: quiet_trainer().fit(Recorder(), dm))
 
@@ -127,7 +135,7 @@ def test_an_exception_in_a_transform_ends_training_with_it(num_workers, long, tm
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_an_interrupt_ends_training(num_workers, long, tmp_path, monkeypatch):
+def test_an_interrupt_ends_training(num_workers, long, tmp_path, monkeypatch, temporary):
     class Interrupted(Recorder):
         def training_step(self, batch, batch_idx):
             if batch_idx == 4:
@@ -138,7 +146,7 @@ def test_an_interrupt_ends_training(num_workers, long, tmp_path, monkeypatch):
     before = signal.getsignal(signal.SIGINT)
     model = Interrupted()
     try:
-        with nothing_left(tmp_path / "temporary", monkeypatch):
+        with nothing_left(temporary, monkeypatch):
             dm = module(long, tmp_path, num_workers=num_workers)
             trainer = quiet_trainer()
             failure(SystemExit, lambda: trainer.fit(model, dm))
@@ -150,14 +158,14 @@ def test_an_interrupt_ends_training(num_workers, long, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_in_plain_torch_an_exception_ends_the_loop_with_it(num_workers, long, tmp_path, monkeypatch):
+def test_in_plain_torch_an_exception_ends_the_loop_with_it(num_workers, long, tmp_path, monkeypatch, temporary):
     def train():
         dataset = long.to_torch_dataset(batch_size=BATCH, shuffle=True, cache_dir=tmp_path / "cache")
         for number, _ in enumerate(loader(dataset, num_workers=num_workers)):
             if number == 3:
                 raise RuntimeError("the loop's own")
 
-    with nothing_left(tmp_path / "temporary", monkeypatch):
+    with nothing_left(temporary, monkeypatch):
         failure(RuntimeError, train)
 
 
@@ -207,14 +215,13 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_an_interrupt_of_a_whole_terminal_ends_workers_too(long, tmp_path):
+def test_an_interrupt_of_a_whole_terminal_ends_workers_too(long, tmp_path, temporary):
     (tmp_path / "script.py").write_text(SCRIPT)
-    (tmp_path / "temporary").mkdir()
     process = subprocess.Popen(
         [sys.executable, str(tmp_path / "script.py"), str(tmp_path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "temporary")},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)},
         text=True,
         start_new_session=True,
     )
@@ -230,4 +237,4 @@ def test_an_interrupt_of_a_whole_terminal_ends_workers_too(long, tmp_path):
         process.wait()
 
     assert process.returncode == 1, errors
-    assert list((tmp_path / "temporary").iterdir()) == []
+    assert list(temporary.iterdir()) == []
