@@ -53,7 +53,7 @@ def fit(
         model: A compiled model; need not be built.
         ds: The training dataset. It is told its epoch; `ds.callback()` is not needed.
         resume: Folder of the state, made if it is missing; None: nothing is kept. Ranks need one that all of them see;
-            rank 0 writes.
+            rank 0 writes. Before ranks call this again in the same processes, they wait for one another.
         save_every: Batches between two saves within an epoch. None: a minute, or 20 times what a save takes if that is
             more. The end of an epoch, after its validation, is always saved.
         epochs: Epochs in all, those before a resume included.
