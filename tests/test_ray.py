@@ -15,7 +15,7 @@ pytest.importorskip("ray")
 
 from fileset_integrations import FileSet, FileSetReader, Shard
 from fileset_integrations.errors import SpecError
-from tests.support import ROOT
+from tests.support import ROOT, SOAK
 from tests.support.data import fileset_of, ids, numbered, numbered_tables
 
 pytestmark = pytest.mark.slow
@@ -26,6 +26,8 @@ FILE_ROWS = (10, 0, 23, 7, 14)
 @pytest.fixture(scope="module")
 def cluster_run(tmp_path_factory):
     """What `tests.support.ray_fit` found, and its folder."""
+    if not SOAK:
+        pytest.skip("soak only: beside other tests, a cluster on two cores takes minutes")
     folder = tmp_path_factory.mktemp("ray")
     numbered(folder / "train", FILE_ROWS)
     fileset_of(folder / "none", numbered_tables([1])[0].slice(0, 0))
