@@ -64,7 +64,6 @@ def test_a_choice_that_is_not_there_is_told_in_one_line(override, message):
         (["model._target_=no.where"], r"model\._target_ is no\.where, which cannot be imported"),
         (["logger=csv", "logger.csv._target_=no.where"], r"logger\.csv\._target_ is no\.where, which cannot be"),
         (["ckpt_path=no.ckpt"], r"ckpt_path=no\.ckpt: there is no such file"),
-        (["framework=keras", "ckpt_path=no"], r"ckpt_path=no is for framework=lightning"),
         (["filesets.connection.database=no.db"], r"filesets\.connection\.database=no\.db: DuckDB cannot open it"),
         (["-m", "model.lr=0.1,oops"], r"model\.lr: Value 'oops'.*Give a number"),
     ],
