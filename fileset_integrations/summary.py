@@ -70,7 +70,7 @@ class Summary:
     Args:
         tensors: The features' tensors by name (`FittedColumns.input_spec`).
         baseline: Feature to which the model adds its output: the target's moments are those of label minus this
-        feature.
+            feature.
     """
 
     def __init__(self, tensors: Mapping[str, TensorSpec], baseline: str | None = None) -> None:
