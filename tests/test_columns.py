@@ -340,3 +340,4 @@ def test_a_model_can_be_built_from_the_inputs_description():
     fitted = columns.fit(Memory(pa.table({"a": ["x", "y"], "b": [1.0, 2.0], "l": [[1], [2]]}, schema)))
     assert described(fitted.input_spec()) == {**expected, "c": ((), "int64", 4)}
     assert fitted.vocabulary_sizes == {"c": 4, "h": 64, "t": 9}
+    assert fitted.feature_shapes == {"c": (), "h": (), "t": (5,), "x": (1,)}
