@@ -66,7 +66,7 @@ def read_columns(parquet: pq.ParquetFile, columns: Sequence[str], row_groups: Se
     """Columns of an open file, on one thread; `row_groups` None: all of them."""
     tables = [
         parquet.read_row_groups(groups, columns=list(columns), use_threads=False)
-        for groups in readable_groups(parquet.schema_arrow, _all_or(row_groups, parquet))
+        for groups in readable_groups(parquet.schema_arrow, _groups_of(parquet, row_groups))
     ]
     return tables[0] if len(tables) == 1 else pa.concat_tables(tables)
 
@@ -79,14 +79,14 @@ def iter_columns(
     counters: Counters | None,
 ) -> Iterator[pa.RecordBatch]:
     """The same in batches of at most `max_rows` rows; `counters` are told what is read."""
-    wanted = _all_or(row_groups, parquet)
+    wanted = _groups_of(parquet, row_groups)
     if counters is not None:
         counters.add(files_opened=1, file_bytes=column_bytes(parquet, wanted, columns))
     for groups in readable_groups(parquet.schema_arrow, wanted):
         yield from parquet.iter_batches(max_rows, groups, list(columns), use_threads=False)
 
 
-def _all_or(row_groups: Sequence[int] | None, parquet: pq.ParquetFile) -> Sequence[int]:
+def _groups_of(parquet: pq.ParquetFile, row_groups: Sequence[int] | None) -> Sequence[int]:
     return range(parquet.num_row_groups) if row_groups is None else row_groups
 
 

@@ -18,7 +18,8 @@ from fileset_integrations.blocks import RUN_ROWS
 from fileset_integrations.callbacks import RAY_CHECKPOINT
 from fileset_integrations.columns import Columns, Decoder, FittedColumns, bind
 from fileset_integrations.errors import ColumnError, MissingDependencyError, SpecError
-from fileset_integrations.fits import check_nulls, fit_once
+from fileset_integrations.fits import fit_once
+from fileset_integrations.kept import check_nulls
 from fileset_integrations.spec import Shard
 from fileset_integrations.views import FileSetLike, as_fileset
 

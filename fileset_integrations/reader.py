@@ -25,8 +25,9 @@ from fileset_integrations.by_index import Orders, Stored
 from fileset_integrations.columns import LABEL, WEIGHT, Columns, FittedColumns, TensorSpec, bind
 from fileset_integrations.counters import ReaderStats
 from fileset_integrations.errors import FileSetLocationError, SpecError
-from fileset_integrations.fits import check_nulls, fit_once, kept_rows
+from fileset_integrations.fits import fit_once
 from fileset_integrations.gathering import Batch, gather
+from fileset_integrations.kept import check_nulls, kept_rows
 from fileset_integrations.mapped import MappedBlocks
 from fileset_integrations.plan import Plan, transform_generator
 from fileset_integrations.spec import BatchSpec, Shard, ShuffleSpec, as_int

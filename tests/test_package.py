@@ -26,7 +26,7 @@ FRAMEWORKS = ("torch", "keras", "tensorflow", "lightning", "pytorch_lightning", 
 ORDER = (
     *("errors", "spec", "forks", "counters", "plan", "splits", "kernels", "nulls", "tensors", "decoder", "progress"),
     *("column_specs", "binding", "serving", "columns", "type_table", "manifest", "storage", "engines"),
-    *("making", "data_files", "fileset", "views", "fits", "blocks", "block_files", "mapped"),
+    *("making", "data_files", "fileset", "views", "fits", "kept", "blocks", "block_files", "mapped"),
     *("gathering", "assembly", "by_index", "states", "reader", "epochs", "checkpoints", "waiting", "mixing"),
     *("profiles", "throughput", "measuring", "report"),
     *("callbacks", "torch", "loader", "tensorflow", "lightning", "keras", "ray"),
