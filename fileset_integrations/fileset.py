@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from fileset_integrations.counters import Counters, ReaderStats
 from fileset_integrations.data_files import first_rows, iter_columns, open_data_file, read_columns, scan
+from fileset_integrations.decoder import check_columns
 from fileset_integrations.errors import (
-    ColumnError,
     FileSetAlreadyDeletedError,
     FileSetCannotDeleteError,
     FileSetCorruptError,
@@ -278,9 +278,7 @@ class FileSet:
         """
         schema = self._checked().schema
         names = schema.names if columns is None else list(columns)
-        for name in names:
-            if name not in schema.names:
-                raise ColumnError(f"There is no column {name!r}. Columns: {', '.join(schema.names)}.")
+        check_columns(names, schema)
         wanted_schema = pa.schema([schema.field(name) for name in names])
         wanted = self.num_rows if limit is None else max(as_int(limit, "limit"), 0)
         return first_rows(lambda file: self._read_selected(file, names), self._files_to_read(), wanted_schema, wanted)

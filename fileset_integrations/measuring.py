@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fileset_integrations.columns import Category, Columns, bind
+from fileset_integrations.decoder import check_columns
 from fileset_integrations.errors import ColumnError
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.mixing import ShuffleReport, shuffle_report
@@ -113,12 +114,11 @@ def readable_columns(fs: FileSet, columns: Sequence[str] | None = None) -> tuple
         ColumnError: There is no such column.
     """
     names = fs.schema.names if columns is None else list(dict.fromkeys(columns))
+    check_columns(names, fs.schema)
     taken: dict[str, Any] = {}
     nulls: dict[str, Any] = {}
     left_out: dict[str, str] = {}
     for name in names:
-        if name not in fs.schema.names:
-            raise ColumnError(f"There is no column {name!r}. Columns: {', '.join(fs.schema.names)}.")
         errors = []
         for spec in (name, Category(name)):
             policy: dict[str, Any] = {} if isinstance(spec, Category) or fs.null_counts.get(name) == 0 else {name: 0}
