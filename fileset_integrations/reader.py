@@ -30,7 +30,7 @@ from fileset_integrations.gathering import Batch, gather
 from fileset_integrations.kept import check_nulls, kept_rows
 from fileset_integrations.mapped import MappedBlocks
 from fileset_integrations.plan import Plan, transform_generator
-from fileset_integrations.spec import BatchSpec, Shard, ShuffleSpec, as_int
+from fileset_integrations.spec import BatchSpec, Shard, ShuffleSpec, as_epoch, as_int
 from fileset_integrations.states import check_state, state_of
 from fileset_integrations.views import FileSetLike, as_fileset
 
@@ -204,7 +204,7 @@ class FileSetReader:
             FileSetCorruptError: A file cannot be read; names it.
         """
         start, stop = self._bounds(index)
-        epoch_plan = self._orders.plan(self.plan, _check_epoch(epoch))
+        epoch_plan = self._orders.plan(self.plan, as_epoch(epoch))
         pieces = list(epoch_plan.pieces(start, stop))
         if self.fileset.fetches:
             self._store.want(piece.block for piece in pieces)
@@ -219,7 +219,7 @@ class FileSetReader:
             Pairs (file index, row index in that file), in the batch's order; int64, shape (rows, 2).
         """
         start, stop = self._bounds(index)
-        epoch_plan = self._orders.plan(self.plan, _check_epoch(epoch))
+        epoch_plan = self._orders.plan(self.plan, as_epoch(epoch))
         found = np.empty((stop - start, 2), np.int64)
         for piece in epoch_plan.pieces(start, stop):
             order = self._orders.rows(epoch_plan, piece.block)
@@ -238,7 +238,7 @@ class FileSetReader:
             epoch: The epoch, counted from 0.
             start: Index of the first batch; those before it are not read.
         """
-        return BatchIterator(self, _check_epoch(epoch), start)
+        return BatchIterator(self, as_epoch(epoch), start)
 
     def __iter__(self) -> BatchIterator:
         return self.iter_batches()
@@ -282,13 +282,6 @@ class FileSetReader:
         if self.transform is not None:
             batch = self.transform(batch, transform_generator(self.plan.shuffle.seed, epoch, index))
         return batch
-
-
-def _check_epoch(epoch: int) -> int:
-    number = as_int(epoch, "epoch")
-    if number < 0:
-        raise SpecError(f"epoch={number}: epochs are counted from 0.")
-    return number
 
 
 class BatchIterator(Iterator[Batch]):
