@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from fileset_integrations.errors import SpecError
 from fileset_integrations.outcome import Predict
-from fileset_integrations.runs import Job, Trained, target_of
+from fileset_integrations.runs import Job, Trained
+from fileset_integrations.runs.building import target_of
 from fileset_integrations.summary import Batch
 from fileset_integrations.waiting import WaitMeter, Watched
 
