@@ -64,7 +64,8 @@ class FileSetReader:
         cache_dir: The cache directory; None: `FILESET_CACHE_DIR`, else the user's.
         cache_bytes: Most bytes that decoded blocks and files fetched from stages, of all FileSets, take together in
             the cache directory: those used least recently make room for others. None: what is free on its disk.
-        transform: A picklable function batch, generator -> batch, whose generator is seeded by (seed, epoch, batch).
+        transform: A picklable function batch, generator -> batch, whose generator is seeded by (seed, epoch, batch);
+            on each rank above 0 by the rank too, lest all draw the same noise.
         random_access: Batches will be asked for by index, in any order: "auto" never streams then.
 
     Raises:
@@ -280,7 +281,7 @@ class FileSetReader:
             if isinstance(value, pa.Array):
                 batch[name] = value.to_pylist()
         if self.transform is not None:
-            batch = self.transform(batch, transform_generator(self.plan.shuffle.seed, epoch, index))
+            batch = self.transform(batch, transform_generator(self.plan.shuffle.seed, epoch, index, self.shard.rank))
         return batch
 
 
