@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MethodType
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from fileset_integrations.errors import MissingDependencyError, SpecError
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.fits import fit_once
 from fileset_integrations.loader import FileSetLoader
+from fileset_integrations.plan import Plan
 from fileset_integrations.reader import BlockMode, FileSetReader, Transform
 from fileset_integrations.spec import Shard
 from fileset_integrations.torch import check_pinning, current_shard, gpu_available
@@ -26,6 +27,7 @@ from fileset_integrations.views import FileSetLike, as_fileset, is_fileset_like,
 
 try:
     from lightning.pytorch import LightningDataModule
+    from lightning.pytorch.overrides import distributed
     from lightning.pytorch.strategies import ModelParallelStrategy
 except ImportError as error:  # pragma: no cover - seen only where lightning is not installed
     raise MissingDependencyError(
@@ -212,8 +214,9 @@ class FileSetDataModule(LightningDataModule):
         self.setup()
         for loader in self._made.get(stage, ()):
             loader.retire()
+        kind = _PredictLoader if stage == "predict" else FileSetLoader
         loaders = [
-            FileSetLoader(
+            kind(
                 self._reader(stage, place),
                 self.num_workers,
                 _weakly(self._epoch),
@@ -230,8 +233,9 @@ class FileSetDataModule(LightningDataModule):
         training = stage == "train"
         shuffle = self.shuffle and training and not self._overfits()
         found = self._readers.get((stage, place))
-        # Loaders may be asked for before a trainer is there, which knows the ranks.
-        if found is None or (found.shard, found.plan.shuffle.shuffle) != (shard, shuffle):
+        # Loaders may be asked for before a trainer is there, which knows the ranks; its tuner tries batch sizes.
+        asked = (shard, shuffle, self.batch_size)
+        if found is None or (found.shard, found.plan.shuffle.shuffle, found.batch_size) != asked:
             self._readers[stage, place] = FileSetReader(
                 self._filesets[stage][place],
                 columns=self.columns,
@@ -321,6 +325,32 @@ class FileSetDataModule(LightningDataModule):
                 loader.close()
         self._made.clear()
         self._readers.clear()
+
+
+class _PredictLoader(FileSetLoader):
+    """A loader that says which rows its batches hold, where Lightning's prediction writers look for it."""
+
+    @property
+    def batch_sampler(self) -> Any:
+        return _Places(self.reader.plan)
+
+
+# A name of Lightning's own, which a later one may lack: writers are told no rows then.
+class _Places(getattr(distributed, "_IndexBatchSamplerWrapper", object)):  # type: ignore[misc]
+    # Of Lightning's class it has the type, by which it is known, and the one attribute that is read.
+    def __init__(self, plan: Plan) -> None:
+        self.seen_batch_indices = _BatchPlaces(plan)
+
+
+class _BatchPlaces(Sequence[list[int]]):
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def __len__(self) -> int:
+        return self._plan.num_batches
+
+    def __getitem__(self, index: Any) -> Any:
+        return list(self._plan.places(index))
 
 
 def _weakly(method: Callable[[], int | None]) -> Callable[[], int | None]:

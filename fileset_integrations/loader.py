@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from fileset_integrations.gathering import Batch
@@ -119,6 +120,9 @@ class FileSetLoader:
             num_workers=self._num_workers,
             persistent_workers=True,
             pin_memory=self.pin_memory,
+            # Torch seeds workers by a draw from its global generator, and what the model draws then would depend on
+            # the number of workers.
+            generator=torch.Generator().manual_seed(self.reader.plan.shuffle.seed + self.reader.shard.rank),
         )
         self._under_way.add(workers)
         return indices, workers
