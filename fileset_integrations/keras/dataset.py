@@ -112,8 +112,8 @@ class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
         )
         if not len(self.reader) and (rows := self.reader.plan.num_rows):
             raise SpecError(
-                f"{rows} rows make no full batch of {self.reader.plan.global_batch_size}. Pass a smaller batch_size, or "
-                "drop_last_batch=False, as for evaluation."
+                f"{rows} rows make no full batch of {self.reader.plan.global_batch_size}. Pass a smaller batch_size, "
+                "or drop_last_batch=False, as for evaluation."
             )
         if use_multiprocessing:
             self.reader = self.reader.shared()
