@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -76,6 +77,8 @@ def cluster_run(tmp_path_factory):
         process.wait(LIMIT_S)
         assert process.returncode == 0, (folder / "err").read_text()[-3000:]
         wait_for_end_of(process.pid)
+        logs = sorted(Path(temporary).glob("ray/session_latest/logs/worker-*.err"))
+        (folder / "workers").write_text("".join(log.read_text() for log in logs))
     finally:
         while left := of_session(process.pid):
             for pid in left:
@@ -154,6 +157,16 @@ def test_a_recipe_brings_its_model_back(cluster_run):
     assert 0 < found["recipe"]["value"] < 100  # root of the mean square error of labels in (-68, 0]
     assert {"last.ckpt", "epoch_001.ckpt", "metrics.csv", "loss.png"} <= set(found["recipe"]["files"])
     assert "14 validation rows" in (folder / "out").read_text()
+
+
+def test_its_workers_are_warned_of_nothing_but_of_the_folder_that_those_before_them_left(cluster_run):
+    folder, _ = cluster_run
+    said = (folder / "workers").read_text()
+    warnings = re.findall(r"^\S+\.py:\d+: .*$", said, re.MULTILINE)
+    expected = ("LeafSpec", "exists and is not empty")  # Lightning's use of torch; the second start of a run
+
+    assert "actor_name:RayTrainWorker" in said
+    assert [line for line in warnings if not any(one in line for one in expected)] == []
 
 
 @pytest.mark.skipif(not SOAK, reason="soak only, as the loop")
