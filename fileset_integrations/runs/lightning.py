@@ -244,8 +244,9 @@ def _say_once() -> None:
 def _batches(job: Job) -> int:
     """Training batches of an epoch and a rank, as far as the config says."""
     devices = job.config.trainer.get("devices")
+    ranks = devices if job.config.ray is None else job.config.ray.num_workers
     return int(
-        job.train.num_rows // max(1, job.config.data.batch_size) // max(1, devices if isinstance(devices, int) else 1)
+        job.train.num_rows // max(1, job.config.data.batch_size) // max(1, ranks if isinstance(ranks, int) else 1)
     )
 
 
