@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from fileset_integrations import mistakes, plots, schemas, study, sweeps
+from fileset_integrations import choices, mistakes, plots, schemas, study, sweeps
 from fileset_integrations.errors import FileSetError, SpecError
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.mistakes import TrainError
@@ -64,10 +65,15 @@ def main(*defaults: str) -> None:
     # Absolute, and inherited by the processes of launchers: a job may run in another folder.
     os.environ.setdefault("FILESET_ROOT", str(Path.cwd()))
     schemas.register()
+    choices.register()
     study.register()
     try:
         with mistakes.in_one_line():
             _hydra_main()
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it went away, such as `fileset-train --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the rest goes at exit
+        sys.exit(128 + signal.SIGPIPE)
     finally:
         succeeded = sweeps.finish(sweeps.console_of_the_end())
     if not succeeded:
