@@ -17,7 +17,7 @@ import pyarrow as pa
 from fileset_integrations.blocks import RUN_ROWS
 from fileset_integrations.callbacks import RAY_CHECKPOINT
 from fileset_integrations.columns import Columns, Decoder, FittedColumns, bind
-from fileset_integrations.errors import ColumnError, MissingDependencyError, SpecError
+from fileset_integrations.errors import ColumnError, MissingDependencyError, SpecError, how_to_install
 from fileset_integrations.fits import check_nulls, fit_once
 from fileset_integrations.spec import Shard
 from fileset_integrations.views import FileSetLike, as_fileset
@@ -26,7 +26,7 @@ try:
     import ray.data
     import ray.train
 except ImportError as error:  # pragma: no cover - seen only where ray is not installed
-    raise MissingDependencyError(f"{error}. Ray is optional: pip install 'fileset-integrations[ray]'.") from error
+    raise MissingDependencyError(f"{error}. Ray is optional. {how_to_install('ray')}") from error
 
 
 def current_shard() -> Shard:

@@ -29,6 +29,8 @@ from fileset_integrations.errors import (
     FileSetExistsError,
     FileSetLocationError,
     FileSetNotFoundError,
+    MissingDependencyError,
+    how_to_install,
 )
 from fileset_integrations.manifest import MANIFEST_NAME, Manifest
 
@@ -306,12 +308,12 @@ class BucketStorage(Storage):
         try:
             self._driver, root = fsspec.core.url_to_fs(location, **self._options)
         except ImportError as error:
-            scheme = location.split("://", 1)[0]
-            extra = {"s3": "s3"}.get(scheme)
-            how = (
-                f"pip install 'fileset-integrations[{extra}]'" if extra else f"install fsspec's driver for {scheme}://"
-            )
-            raise FileSetLocationError(f"{location}: {error}. To read and write there, {how}.") from error
+            scheme, said = location.split("://", 1)[0], str(error).rstrip(".")
+            if scheme in ("s3", "s3a"):
+                raise MissingDependencyError(f"{location}: {said}. {how_to_install('s3')}") from error
+            raise FileSetLocationError(
+                f"{location}: {said}. To read and write there, install fsspec's driver for {scheme}://."
+            ) from error
         except ValueError as error:
             raise FileSetLocationError(f"{location}: {error}. Pass a directory, or a URL that fsspec knows.") from error
         self._root = root.rstrip("/")
