@@ -21,9 +21,11 @@ from fileset_integrations.cli.reference import replaced
 from fileset_integrations.cli.sizes import as_bytes
 from fileset_integrations.errors import SpecError
 from fileset_integrations.fileset import FileSet
+from fileset_integrations.reader import FileSetReader
 from fileset_integrations.storage.cache import write_atomically
 from fileset_integrations.storage.lru import LruFiles
 from tests.support import ROOT
+from tests.support.staged import PROFILE
 
 QUERY = "SELECT i, 'row [' || i || ']' AS name FROM range(1000) t(i)"
 PROGRAM = "from fileset_integrations.cli import main; main()"
@@ -352,15 +354,18 @@ def test_cache_ls_and_prune_know_each_kind_and_keep_what_was_used_last(cache):
         os.utime(files.root / name[:2] / name, (1000 + place, 1000))
     write_atomically(cache / "columns" / ("d" * 64 + ".json"), b"{}")
     (cache / "columns" / "notes.json").write_text("somebody's")
+    write_atomically(cache / "digests" / "ee" / ("e" * 64), b"{}")
+    write_atomically(cache / "runs" / "throughput.jsonl", b"{}\n")
 
     kinds = {kind["kind"]: kind["num_bytes"] for kind in found("cache", "ls")["kinds"]}
     removed = found("cache", "prune", "--max-bytes", "250B")["removed"]
 
-    assert kinds == {"fetched files": 200, "decoded blocks": 100, "fits": 2}
+    remembered = {"fits": 2, "digests of fetched files": 2, "measured speeds": 3}
+    assert kinds == {"fetched files": 200, "decoded blocks": 100, **remembered}
     assert {kind["kind"]: kind["num_bytes"] for kind in removed} == {
         "fetched files": 100,
         "decoded blocks": 0,
-        "fits": 0,
+        **dict.fromkeys(remembered, 0),
     }
     assert [entry.name[0] for entry in files.entries()] == ["b", "c"]
 
@@ -368,7 +373,18 @@ def test_cache_ls_and_prune_know_each_kind_and_keep_what_was_used_last(cache):
     found("cache", "prune", "--all", "--yes")
 
     assert files.entries() == []
+    assert found("cache", "ls")["kinds"] == []
     assert [path.name for path in (cache / "columns").iterdir()] == ["notes.json"]
+
+
+def test_cache_ls_tells_blocks_from_fetched_files_as_readers_leave_them(made, cache, stage, tmp_path):
+    assert call("copy", made / "rows", f"{stage}/sets", "-c", PROFILE).exit_code == 0
+    fetched = FileSet.open(f"{stage}/sets/rows", connection_name=PROFILE)
+
+    list(FileSetReader(fetched, batch_size=100, blocks="disk").iter_batches(epoch=0))
+
+    kinds = {kind["kind"]: kind["num_files"] for kind in found("cache", "ls")["kinds"]}
+    assert kinds == {"fetched files": 1, "decoded blocks": 1, "digests of fetched files": 1}
 
 
 def test_prune_leaves_what_is_being_written(cache):
