@@ -49,7 +49,9 @@ def cache_ls(cache_dir: Folder = None, as_json: Json = False) -> None:
 @cache.command("prune")
 def cache_prune(
     max_bytes: MaxBytes = None,
-    everything: Annotated[bool, typer.Option("--all", help="Remove all of them, and what was learned of them.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Remove all of them, and what was learned of them.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before --all.")] = False,
     cache_dir: Folder = None,
     as_json: Json = False,
