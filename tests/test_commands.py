@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -45,7 +46,7 @@ def folder(tmp_path_factory):
 
 
 def in_bash(line, folder, text=""):
-    environment = {**os.environ, "PATH": f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"}
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     shell = ["bash", "-euo", "pipefail", "-c", line]
     done = subprocess.run(shell, cwd=folder, env=environment, input=text, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""The commands that documents name and that no block of theirs runs: in the console's, in running text, in help texts."""
+"""The commands that documents name and no block of theirs runs: in those of the console, in running text, in help."""
 
 from __future__ import annotations
 
