@@ -26,6 +26,7 @@ import pyarrow as pa
 from fileset_integrations.counters import ReaderStats
 from fileset_integrations.errors import (
     FileSetCannotDeleteError,
+    FileSetError,
     FileSetExistsError,
     FileSetLocationError,
     FileSetNotFoundError,
@@ -96,8 +97,22 @@ class Storage(ABC):
         """Prefix, "" or ending in "/", that `publish` gives the files of `staged` below the FileSet's directory."""
 
     @abstractmethod
-    def publish(self, staged: Path, name: str, files: Iterable[str], manifest: bytes) -> None:
+    def publish(
+        self,
+        staged: Path,
+        name: str,
+        files: Iterable[str],
+        manifest: bytes,
+        done: Callable[[int], object] = lambda size: None,
+    ) -> None:
         """Make the staged files and the manifest the FileSet `name`, in one step that others see whole or not at all.
+
+        Args:
+            staged: Where the files are.
+            name: The FileSet's name.
+            files: Paths relative to `staged`.
+            manifest: Its manifest.
+            done: Is told how many bytes more are there.
 
         Raises:
             FileSetExistsError: Somebody else took the name meanwhile; the staged files are gone.
@@ -231,10 +246,18 @@ class LocalStorage(Storage):
     def data_prefix(self, staged: Path) -> str:
         return ""
 
-    def publish(self, staged: Path, name: str, files: Iterable[str], manifest: bytes) -> None:
+    def publish(
+        self,
+        staged: Path,
+        name: str,
+        files: Iterable[str],
+        manifest: bytes,
+        done: Callable[[int], object] = lambda size: None,
+    ) -> None:
         (staged / MANIFEST_NAME).write_bytes(manifest)
         for file in (*files, MANIFEST_NAME):
             _sync(staged / file)
+            done((staged / file).stat().st_size)
         _sync(staged)
         try:
             staged.rename(self._root / name)
@@ -355,20 +378,28 @@ class BucketStorage(Storage):
     def data_prefix(self, staged: Path) -> str:
         return f"run-{uuid.uuid5(uuid.NAMESPACE_URL, staged.name)}/"
 
-    def publish(self, staged: Path, name: str, files: Iterable[str], manifest: bytes) -> None:
+    def publish(
+        self,
+        staged: Path,
+        name: str,
+        files: Iterable[str],
+        manifest: bytes,
+        done: Callable[[int], object] = lambda size: None,
+    ) -> None:
         files = list(files)
         prefix = self.data_prefix(staged)
         try:
             for file in files:
                 self._fs.makedirs(self._fs._parent(self.url(name, prefix + file)), exist_ok=True)
                 self._fs.put_file(str(staged / file), self.url(name, prefix + file))
+                done((staged / file).stat().st_size)
             if self.exists(name):
                 raise FileExistsError(name)
             self._fs.pipe_file(self.url(name, MANIFEST_NAME), manifest, mode="create")
-        except OSError as error:
-            for file in files:
-                with suppress(FileNotFoundError):
-                    self._fs.rm_file(self.url(name, prefix + file))
+        except BaseException as error:
+            self._remove_run(name, [prefix + file for file in files])
+            if not isinstance(error, OSError):
+                raise
             if isinstance(error, FileExistsError):
                 raise self.taken(name) from error
             raise FileSetLocationError(
@@ -376,6 +407,21 @@ class BucketStorage(Storage):
             ) from error
         finally:
             shutil.rmtree(staged, ignore_errors=True)
+
+    def _remove_run(self, name: str, files: list[str]) -> None:
+        """Remove the files of a run that did not come to its end; what cannot be removed stays for `rm --orphans`.
+
+        Whoever is interrupted while the manifest is on its way does not know: where it came through, all of it stays.
+        """
+        try:
+            theirs = Manifest.from_bytes(self.read_manifest(name), name).paths
+        except FileSetNotFoundError:
+            theirs = []
+        except FileSetError:
+            return
+        for file in set(files) - set(theirs):
+            with suppress(OSError):
+                self._fs.rm_file(self.url(name, file))
 
     def names(self) -> list[str]:
         return sorted(path.split("/")[0] for path in self.find(self.location) if path.endswith(f"/{MANIFEST_NAME}"))
