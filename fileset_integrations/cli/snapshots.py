@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fileset_integrations.cli.application import DAMAGED, app
+from fileset_integrations.cli.application import DAMAGED, app, to_the_end
 from fileset_integrations.cli.output import (
     Json,
     Location,
@@ -211,7 +211,8 @@ def rm(
         return
     where, fs = opened(where, connection_name)
     confirmed(yes, f"Remove {where}, {fs.num_rows} rows in {fs.manifest.files.num_rows} files?")
-    fs.delete()
+    with to_the_end():
+        fs.delete()
     if as_json:
         print_json({"removed": [where]})
 
