@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from rich.progress import Task
 
 Unit = Literal["rows", "files", "steps", "bytes"]
+_WIDE, _NARROW = 100, 64  # columns of a terminal from which there is room for a bar, and for how much is done
+_BAR = 20
 
 
 def is_seen(shown: bool | None) -> bool:
@@ -49,14 +51,16 @@ def progress_bar(
 
     class Amount(ProgressColumn):
         def render(self, task: Task) -> Text:
-            whole = "" if task.total is None else f" of {amount(task.total, unit)}"
-            rate = f", {amount(task.speed, unit)}/s" if task.speed else ""
-            return Text(f"{amount(task.completed, unit)}{whole}{rate}", no_wrap=True)
+            rate = f", {amount(task.speed, unit).removesuffix(f' {unit}')}/s" if task.speed else ""
+            if task.total is None:
+                return Text(f"{amount(task.completed, unit)}{rate}")
+            done = amount(task.completed, unit).removesuffix(f" {unit}")
+            return Text(f"{done} of {amount(task.total, unit)}{rate}")
 
     class Share(ProgressColumn):
         def render(self, task: Task) -> ProgressBar:
             part = share()
-            return ProgressBar(1, part or 0, 20, pulse=part is None, animation_time=task.get_time())
+            return ProgressBar(1, part or 0, _BAR, pulse=part is None, animation_time=task.get_time())
 
     class Left(ProgressColumn):
         max_refresh = 0.5
@@ -65,9 +69,17 @@ def progress_bar(
             part, spent = share(), task.elapsed or 0.0
             return Text(f"{clock(spent)} so far" if not part else f"about {clock(spent * (1 - part) / part)} left")
 
-    bar, time = (Share(), Left()) if total is None else (BarColumn(20), TimeRemainingColumn())
-    columns = (TextColumn("{task.description}"), bar, Amount(Column(no_wrap=True)), time)
-    with Progress(*columns, console=Console(stderr=True, force_terminal=shown), transient=True) as progress:
+    console = Console(stderr=True, force_terminal=shown)
+    # The time left is what is looked for: on a narrow terminal, the others make room for it.
+    if console.width < _NARROW and len(what) > (room := max(console.width - 21, 8)):
+        what = f"{what[: room - 1]}…"
+    columns: list[ProgressColumn] = [TextColumn("{task.description}", table_column=Column(no_wrap=True))]
+    if console.width >= _WIDE:
+        columns += [Share() if total is None else BarColumn(_BAR)]
+    if console.width >= _NARROW:
+        columns += [Amount(Column(no_wrap=True))]
+    columns += [Left(Column(no_wrap=True)) if total is None else TimeRemainingColumn(table_column=Column(no_wrap=True))]
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done: progress.update(task, advance=done)
 

@@ -205,6 +205,31 @@ def test_a_query_that_fails_has_an_exit_code_of_its_own(query, tmp_path):
     assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
 
 
+def test_a_query_that_is_no_utf_8_is_refused_in_any_locale(tmp_path):
+    (tmp_path / "q.sql").write_bytes(b"SELECT 1 AS \xff")
+    environment = {**os.environ, "LC_ALL": "C"}  # in which Python reads what it cannot decode as surrogates
+
+    done = subprocess.run(
+        f"{sys.executable} -c '{PROGRAM}' make sets x < q.sql",
+        shell=True,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert done.returncode == 6
+    assert "no UTF-8" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("closed", ["<", ">", "2>"])
+def test_a_closed_stream_is_none_that_anybody_reads(closed, made):
+    command = f"{sys.executable} -c '{PROGRAM}' info {made}/rows {closed}&-"
+
+    assert subprocess.run(["bash", "-c", command], capture_output=True, timeout=60).returncode == 0
+
+
 @pytest.mark.parametrize("place", [0, 2])
 def test_debug_shows_the_trace_wherever_it_stands(place, made):
     arguments = ["info", str(made / "absent")]
@@ -285,6 +310,55 @@ def test_a_command_that_is_stopped_leaves_nothing_half_written(number, code, tmp
 
     assert process.returncode == code, said
     assert [path.name for path in (tmp_path / "sets").iterdir() if path.suffix != ".lock"] == []
+
+
+# Each is stopped by SIGINT: while the program is loading; where a library swallows that, as one that is written in C
+# and calls back does; while files are being removed.
+LOADING = """import os, signal, sys
+class Finder:
+    def find_spec(self, name, *rest):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+"""
+SWALLOWED = """import os, signal, time
+from fileset_integrations.fileset import FileSet
+def swallow(self, **options):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        pass
+    time.sleep(120)
+FileSet.find_problems = swallow
+"""
+REMOVING = """import os, signal
+from pathlib import Path
+unlink = Path.unlink
+def interrupted(self, **options):
+    os.kill(os.getpid(), signal.SIGINT)
+    unlink(self, **options)
+Path.unlink = interrupted
+"""
+
+
+@pytest.mark.parametrize(
+    ("trouble", "command", "left"),
+    [(LOADING, ("info",), ["rows"]), (SWALLOWED, ("verify",), ["rows"]), (REMOVING, ("rm", "--yes"), [])],
+    ids=["loading", "swallowed", "removing"],
+)
+def test_ctrl_c_ends_a_command_without_a_word_and_leaves_nothing_half_done(trouble, command, left, made):
+    program = [sys.executable, "-c", f"{trouble}\n{PROGRAM}", command[0], made / "rows", *command[1:]]
+
+    done = subprocess.run(
+        program,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert [path.name for path in made.iterdir() if path.suffix != ".lock"] == left
 
 
 def test_signals_that_are_ignored_stay_so(tmp_path):

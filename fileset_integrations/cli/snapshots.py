@@ -79,10 +79,13 @@ def make(
 
 
 def _query(path: Path | None) -> str:
+    if path is None and sys.stdin is None:
+        raise QueryError("There is no standard input to read a query from. Pass --query FILE.")
     if path is None and sys.stdin.isatty():
         say("The query, ended by Ctrl-D:")
     try:
-        return sys.stdin.read() if path is None else path.read_text(encoding="utf-8")
+        # Bytes: in some locales, text of other encodings would come with surrogates in it.
+        return (sys.stdin.buffer.read() if path is None else path.read_bytes()).decode("utf-8")
     except UnicodeDecodeError as error:
         raise QueryError(f"{path or 'standard input'}: the query is no UTF-8 text ({error.reason}).") from error
 

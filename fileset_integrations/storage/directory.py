@@ -34,6 +34,7 @@ from fileset_integrations.errors import (
     how_to_install,
 )
 from fileset_integrations.manifest import MANIFEST_NAME, Manifest
+from fileset_integrations.storage.driver import Driver
 
 if TYPE_CHECKING:  # they are parts of stages, which load when one is opened
     from fileset_integrations.storage.connecting import SnowflakeSession
@@ -343,12 +344,12 @@ class BucketStorage(Storage):
         self.location = self._driver.unstrip_protocol(self._root)
 
     @property
-    def _fs(self) -> fsspec.AbstractFileSystem:
+    def _fs(self) -> Any:
         """The driver; made anew in a forked process, where one with an event loop (s3fs) refuses to work."""
         if self._pid != os.getpid():
             self._driver, _ = fsspec.core.url_to_fs(self.location, **self._options)
             self._pid = os.getpid()
-        return self._driver
+        return Driver(self._driver, self.location)
 
     def url(self, *parts: str) -> str:
         return "/".join((self.location, *parts))
