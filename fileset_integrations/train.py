@@ -15,6 +15,7 @@ import importlib
 import inspect
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -74,6 +75,10 @@ def main(*defaults: str) -> None:
     try:
         with mistakes.in_one_line():
             _hydra_main()
+    except KeyboardInterrupt:
+        if mistakes.asked_for_all():
+            raise
+        raise SystemExit(128 + signal.SIGINT) from None
     finally:
         succeeded = sweeps.finish(sweeps.console_of_the_end())
     if not succeeded:
