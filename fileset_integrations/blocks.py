@@ -20,8 +20,8 @@ from fileset_integrations.columns import Decoder
 from fileset_integrations.counters import Counters, ReaderStats
 from fileset_integrations.decoder import TensorSpec, Value, empty_arrays
 from fileset_integrations.fileset import FileSet
-from fileset_integrations.fits import KeptRows, iter_block
 from fileset_integrations.forks import mend_after_fork
+from fileset_integrations.kept import KeptRows
 from fileset_integrations.plan import BlockTable
 
 if TYPE_CHECKING:
@@ -174,12 +174,12 @@ class StreamedBlocks:
         decoder = self._decoder
         if out is None:
             out = empty_arrays(decoder.tensors, int(self._kept.rows[block]))
-        mask = self._kept.mask(block)
+        file, mask = int(self._table.file[block]), self._kept.mask(block)
         values: dict[str, list[pa.Array]] = {one.name: [] for one in decoder.tensors if one.dtype.kind == "O"}
         read = written = 0
         try:
-            for batch in iter_block(
-                self._fs, self._table, block, decoder.columns, decoder.dictionaries, RUN_ROWS, self.counters
+            for batch in self._fs.iter_file(
+                file, decoder.columns, self._table.row_groups(block), decoder.dictionaries, RUN_ROWS, self.counters
             ):
                 table = pa.Table.from_batches([batch])
                 if mask is not None:
@@ -190,7 +190,7 @@ class StreamedBlocks:
                     parts.append(decoded[name])
                 read, written = read + batch.num_rows, written + table.num_rows
         except Exception as error:
-            error.add_note(f"in file {self._fs.files()[int(self._table.file[block])]}")
+            error.add_note(f"in file {self._fs.files()[file]}")
             raise
         self.counters.add(blocks_decoded=1)
         laid = {name: pa.concat_arrays(parts) if parts else pa.nulls(0) for name, parts in values.items()}

@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from fileset_integrations.errors import CheckpointError
+from fileset_integrations.storage.directory import to_disk
 
 FORMAT = 1
 _LOCK_SECONDS = 5.0  # worker processes of a training that was killed hold its lock until they notice
@@ -108,14 +109,13 @@ class CheckpointFolder:
         partial.mkdir()
         with (partial / "arrays.npz").open("xb") as file:
             np.savez(file, allow_pickle=False, **arrays)
-            _to_disk(file)
         body = json.dumps({"format": FORMAT, **facts})
         with (partial / "facts.json").open("x", encoding="utf-8") as text:
             json.dump({"sha256": _digest(body), "facts": body}, text)
-            _to_disk(text)
-        _sync_folder(partial)
+        for written in (partial / "arrays.npz", partial / "facts.json", partial):
+            to_disk(written)
         partial.rename(self.path / name)
-        _sync_folder(self.path)
+        to_disk(self.path)
         for entry in list(self.path.iterdir()):
             if entry.name != name and entry.name != ".lock" and _OURS.fullmatch(entry.name):
                 self._remove(entry)
@@ -174,16 +174,3 @@ def _damaged(path: Path, folder: Path, error: Exception) -> CheckpointError:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _to_disk(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, get_type_hints
+from typing import Any, get_type_hints
 
 import pyarrow as pa
 
@@ -26,10 +26,10 @@ from fileset_integrations.column_specs import (
     Hashed,
     Image,
     Learned,
-    Learner,
     Numeric,
     Ragged,
     Scaled,
+    Source,
     Spec,
     SpecLike,
     Stack,
@@ -42,7 +42,7 @@ from fileset_integrations.column_specs import (
 from fileset_integrations.decoder import Decoder, Rows, TensorSpec, find_type, storage_type
 from fileset_integrations.errors import ColumnError
 from fileset_integrations.nulls import Nulls, Rule, check_nans_argument, check_nulls_argument, rule_of
-from fileset_integrations.progress import progress_bar
+from fileset_integrations.serving import as_table
 
 __all__ = [
     "FIRST_CODE",
@@ -66,21 +66,6 @@ __all__ = [
 
 LABEL, WEIGHT = "label", "weight"  # names of their tensors in a reader's batch
 FORMAT = 2  # of a fit's JSON; 1 held vocabularies and tensors, but not the types that serving must know
-
-
-class Source(Protocol):
-    """What columns are fitted on: a FileSet, or a view of one."""
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Arrow schema."""
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of all files together."""
-
-    def scan(self, columns: Sequence[str], dictionaries: Sequence[str] = ()) -> Iterator[pa.Table]:
-        """Every row once, in tables of whole files."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -185,7 +170,7 @@ class Columns:
         def rows(table: pa.Table) -> Rows:
             return Rows(table, {name: storage_type(type_) for name, type_ in types.items()}, decoder.nan_is_null)
 
-        found = _learn(source, rows, learners, progress) if learners else {}
+        found = learn(source, rows, learners, progress)
         learned = {
             name: spec.learn(bindings[name], {key: found[learner] for key, learner in asked[name].items()})
             for name, spec in self.tensors()
@@ -248,15 +233,6 @@ class Columns:
             rules |= {name: Rule("code") for name in numbers & set(rules) if rules[name].kind in ("mean", "mask")}
         what = None if learned is None else learned.get(name, {})
         return Binding(name, {column: types[column] for column in rules}, rules, what, name in self.features)
-
-
-def _learn(source: Source, rows: Any, learners: Sequence[Learner], progress: bool | None) -> dict[Learner, Any]:
-    columns = list(dict.fromkeys(column for learner in learners for column in learner.columns))
-    plain = {column for learner in learners for column in learner.columns if column not in learner.dictionaries}
-    dictionaries = [column for column in columns if column not in plain and column in source.schema.names]
-    nothing = {learner: learner.of(rows(source.schema.empty_table())) for learner in learners}  # of zero files
-    with progress_bar("Fitting columns", source.num_rows, progress) as done:
-        return {**nothing, **learn(source.scan(columns, dictionaries), rows, learners, done)}
 
 
 # Lightning's command line (jsonargparse) would take the types of the fields, which are narrower, for those of the
@@ -371,30 +347,8 @@ class FittedColumns:
         Raises:
             ColumnError: A column is missing, or is of another kind than in the training data; names it.
         """
-        if not isinstance(rows, pa.Table):
-            if not isinstance(rows, Mapping):
-                rows = list(rows)
-                rows = {
-                    name: [row.get(name) for row in rows] for name in dict.fromkeys(key for row in rows for key in row)
-                }
-            rows = pa.table({name: _as_array(values, name, self.types.get(name)) for name, values in rows.items()})
-        return dict(self.spec._bind(rows.schema, self, features_only=True).decode(rows))
-
-
-def _as_array(values: Any, name: str, type_: pa.DataType | None) -> pa.Array | pa.ChunkedArray:
-    """Values of one column, in a type that shows what they are; `Rows` casts them where nothing is lost."""
-    if isinstance(values, pa.Array | pa.ChunkedArray):
-        return values
-    try:
-        return pa.array(values)
-    except (OverflowError, TypeError, ValueError, pa.ArrowException) as error:
-        try:
-            return pa.array(values, type_)  # integers beyond int64, and what only the type tells apart
-        except (OverflowError, TypeError, ValueError, pa.ArrowException):
-            raise ColumnError(
-                f"Column {name!r}: its values are of no one type ({type(error).__name__}). Pass values of the type "
-                f"that it had in the training data{'' if type_ is None else f', {type_}'}."
-            ) from error
+        table = as_table(rows, self.types)
+        return dict(self.spec._bind(table.schema, self, features_only=True).decode(table))
 
 
 def bind(columns: Columns | FittedColumns | None, schema: pa.Schema) -> Decoder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,7 +82,22 @@ def find_type(schema: pa.Schema, name: str) -> pa.DataType:
                 f"There is no column {name!r}: {parent!r} is {type_}. Its fields: "
                 f"{', '.join(f'{parent}.{field}' for field in fields)}."
             )
-    raise ColumnError(f"There is no column {name!r}. Columns: {', '.join(schema.names)}.")
+    raise _no_column(name, schema)
+
+
+def check_columns(names: Iterable[str], schema: pa.Schema) -> None:
+    """Refuse names that are no columns.
+
+    Raises:
+        ColumnError: Names the first one, and the columns that there are.
+    """
+    for name in names:
+        if name not in schema.names:
+            raise _no_column(name, schema)
+
+
+def _no_column(name: str, schema: pa.Schema) -> ColumnError:
+    return ColumnError(f"There is no column {name!r}. Columns: {', '.join(schema.names)}.")
 
 
 def root_column(path: str, names: Collection[str]) -> str:
@@ -119,7 +134,7 @@ class Rows:
         """A column in its own type, which may be another than that of the training data."""
         column = self._find(name)
         if column is None:
-            raise ColumnError(f"There is no column {name!r}. Columns: {', '.join(self._table.schema.names)}.")
+            raise _no_column(name, self._table.schema)
         if isinstance(column.type, pa.BaseExtensionType):
             column = pa.chunked_array([chunk.storage for chunk in column.chunks], storage_type(column.type))
         stored = storage_type(column.type)

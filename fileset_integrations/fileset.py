@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fileset_integrations.counters import Counters, ReaderStats
-from fileset_integrations.decoder import root_column
+from fileset_integrations.data_files import first_rows, iter_columns, open_data_file, read_columns, scan
+from fileset_integrations.decoder import check_columns
 from fileset_integrations.errors import (
-    ColumnError,
     FileSetAlreadyDeletedError,
     FileSetCannotDeleteError,
     FileSetCorruptError,
-    FileSetError,
     FileSetLocationError,
     FileSetNotFoundError,
 )
@@ -32,7 +29,6 @@ from fileset_integrations.splits import Selection, Share, Split
 from fileset_integrations.storage.connecting import session_of
 from fileset_integrations.storage.copying import copy_snapshot, pull
 from fileset_integrations.storage.directory import Storage, check_name, open_storage, split_connection
-from fileset_integrations.storage.footers import column_bytes, readable_groups
 from fileset_integrations.storage.foreign import describe_directory, read_snapshot
 from fileset_integrations.storage.verification import find_problems
 
@@ -282,21 +278,10 @@ class FileSet:
         """
         schema = self._checked().schema
         names = schema.names if columns is None else list(columns)
-        for name in names:
-            if name not in schema.names:
-                raise ColumnError(f"There is no column {name!r}. Columns: {', '.join(schema.names)}.")
+        check_columns(names, schema)
         wanted_schema = pa.schema([schema.field(name) for name in names])
         wanted = self.num_rows if limit is None else max(as_int(limit, "limit"), 0)
-        tables: list[pa.Table] = []
-        for file in self._files_to_read():
-            if wanted <= 0:
-                break
-            columns = self._read_selected(file, names).slice(0, wanted).select(names).columns
-            tables.append(pa.Table.from_arrays(columns, schema=wanted_schema))
-            wanted -= tables[-1].num_rows
-        if not tables:
-            return wanted_schema.empty_table()
-        return pa.concat_tables(tables)
+        return first_rows(lambda file: self._read_selected(file, names), self._files_to_read(), wanted_schema, wanted)
 
     def read_file(
         self,
@@ -317,13 +302,7 @@ class FileSet:
             FileSetCorruptError: The file is missing or cannot be decoded; names it.
         """
         with self._opened(file, columns, dictionaries) as parquet:
-            if row_groups is None:
-                row_groups = range(parquet.num_row_groups)
-            tables = [
-                parquet.read_row_groups(groups, columns=list(columns), use_threads=False)
-                for groups in readable_groups(parquet.schema_arrow, row_groups)
-            ]
-            return tables[0] if len(tables) == 1 else pa.concat_tables(tables)
+            return read_columns(parquet, columns, row_groups)
 
     def iter_file(
         self,
@@ -339,51 +318,17 @@ class FileSet:
         `counters` are told what is read.
         """
         with self._opened(file, columns, dictionaries) as parquet:
-            if row_groups is None:
-                row_groups = range(parquet.num_row_groups)
-            if counters is not None:
-                counters.add(files_opened=1, file_bytes=column_bytes(parquet, row_groups, columns))
-            for groups in readable_groups(parquet.schema_arrow, row_groups):
-                yield from parquet.iter_batches(max_rows, groups, list(columns), use_threads=False)
+            yield from iter_columns(parquet, columns, row_groups, max_rows, counters)
 
     @contextmanager
     def _opened(self, file: int, columns: Sequence[str], dictionaries: Sequence[str]) -> Iterator[pq.ParquetFile]:
-        manifest = self._checked()
-        path = f"{self._root}/{manifest.files['path'][file]}"
-        try:
-            with self._storage.open_file(self._root, manifest, file) as opened:
-                parquet = pq.ParquetFile(opened, read_dictionary=list(dictionaries))
-                found = parquet.schema_arrow
-                rows = manifest.files["rows"][file].as_py()
-                if parquet.metadata.num_rows != rows:
-                    raise OSError(f"it has {parquet.metadata.num_rows} rows, {rows} were written")
-                if found.names != manifest.schema.names or any(
-                    found.field(name).type != manifest.schema.field(name).type
-                    for name in (root_column(column, manifest.schema.names) for column in columns)
-                    if name not in dictionaries
-                ):
-                    raise OSError("it has another schema than was written")
-                yield parquet
-        except FileSetError:
-            raise  # fetching went wrong, and says so itself
-        except (pa.ArrowException, OSError) as error:
-            raise FileSetCorruptError(
-                f"{path}: cannot be read ({error}). verify() says what is wrong with which file; make or copy the "
-                "FileSet again."
-            ) from error
+        with open_data_file(self._storage, self._root, self._checked(), file, columns, dictionaries) as parquet:
+            yield parquet
 
     def scan(self, columns: Sequence[str], dictionaries: Sequence[str] = ()) -> Iterator[pa.Table]:
         """Columns of every file, in order, a few files read ahead by threads."""
-        files = self._files_to_read()
-        threads = min(os.cpu_count() or 1, 8)
-        with self._fetching(), ThreadPoolExecutor(threads, thread_name_prefix="fileset-scan") as pool:
-            ahead = deque(
-                pool.submit(self._read_selected, file, columns, dictionaries) for file in files[: threads + 1]
-            )
-            for following in range(threads + 1, threads + 1 + len(files)):
-                yield ahead.popleft().result()
-                if following < len(files):
-                    ahead.append(pool.submit(self._read_selected, files[following], columns, dictionaries))
+        with self._fetching():
+            yield from scan(lambda file: self._read_selected(file, columns, dictionaries), self._files_to_read())
 
     def _files_to_read(self) -> Sequence[int]:
         files = range(self._checked().files.num_rows)

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from fileset_integrations.assembly import Batch
+from fileset_integrations.gathering import Batch
 from fileset_integrations.reader import BatchIterator, FileSetReader
 from fileset_integrations.torch import check_shard, pinned, to_tensors
 from fileset_integrations.waiting import NextClock, Watch

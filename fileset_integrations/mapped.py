@@ -18,7 +18,7 @@ from fileset_integrations.blocks import Arrays, Block, StreamedBlocks
 from fileset_integrations.columns import Decoder, FittedColumns
 from fileset_integrations.errors import FileSetCorruptError, FileSetLocationError, SpecError
 from fileset_integrations.fileset import FileSet
-from fileset_integrations.fits import KeptRows
+from fileset_integrations.kept import KeptRows
 from fileset_integrations.plan import BlockTable
 from fileset_integrations.storage.cache import cached_files
 

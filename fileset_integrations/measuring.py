@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fileset_integrations.columns import Category, Columns, bind
+from fileset_integrations.decoder import check_columns
 from fileset_integrations.errors import ColumnError
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.mixing import ShuffleReport, shuffle_report
@@ -113,12 +114,11 @@ def readable_columns(fs: FileSet, columns: Sequence[str] | None = None) -> tuple
         ColumnError: There is no such column.
     """
     names = fs.schema.names if columns is None else list(dict.fromkeys(columns))
+    check_columns(names, fs.schema)
     taken: dict[str, Any] = {}
     nulls: dict[str, Any] = {}
     left_out: dict[str, str] = {}
     for name in names:
-        if name not in fs.schema.names:
-            raise ColumnError(f"There is no column {name!r}. Columns: {', '.join(fs.schema.names)}.")
         errors = []
         for spec in (name, Category(name)):
             policy: dict[str, Any] = {} if isinstance(spec, Category) or fs.null_counts.get(name) == 0 else {name: 0}
@@ -196,11 +196,7 @@ def measure(
             _iterate(kept, 0, None)
             later = _iterate(kept, 1, seconds)
         done(1)
-    shuffles = tuple(
-        shuffle_report(FileSetReader(fs, streams=number, blocks="stream", **{**arguments, "memory_bytes": 2**62}))
-        for number in sorted({reader.plan.streams, *_STREAMS})
-        if number <= max(8 * len(reader.plan.block_rows), reader.plan.streams)
-    )
+    shuffles = _shuffles(reader, arguments)
     return Measured(
         columns=tuple(names),
         left_out=left_out,
@@ -219,6 +215,17 @@ def measure(
     )
 
 
+def _shuffles(reader: FileSetReader, arguments: dict[str, Any]) -> tuple[ShuffleReport, ...]:
+    """How well the reader's streams mix the rows, and other numbers of streams that make sense for so many blocks."""
+    most = max(8 * len(reader.plan.block_rows), reader.plan.streams)
+    arguments = {**arguments, "blocks": "stream", "memory_bytes": 2**62}  # nothing is read
+    return tuple(
+        shuffle_report(FileSetReader(reader.fileset, streams=streams, **arguments))
+        for streams in sorted({reader.plan.streams, *_STREAMS})
+        if streams <= most
+    )
+
+
 def _decode(fs: FileSet, names: list[str], seconds: float) -> Rate:
     """Read files as they come, on as many threads as a reader decodes with; a first time, untimed, to warm them up."""
     files = [file for file, rows in enumerate(fs.manifest.file_rows.tolist()) if rows]
@@ -227,7 +234,6 @@ def _decode(fs: FileSet, names: list[str], seconds: float) -> Rate:
         return int(fs.read_file(file, names).num_rows)
 
     with ThreadPoolExecutor(_DECODERS, thread_name_prefix="fileset-measure") as pool:
-        rows = 0
         began = time.perf_counter()
         chosen: list[int] = []
         for start in range(0, len(files), _DECODERS):

@@ -64,7 +64,7 @@ class Outcome:
 
 
 class Evaluation(Protocol):
-    """What `train.py` asks of an evaluation."""
+    """What `fileset-train` asks of an evaluation."""
 
     @property
     def metric_names(self) -> tuple[str, ...]:

@@ -92,6 +92,11 @@ class BlockTable:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def row_groups(self, block: int) -> range | None:
+        """Row groups of a block within its file; None: all."""
+        first, groups = int(self.first_group[block]), int(self.num_groups[block])
+        return None if groups < 0 else range(first, first + groups)
+
 
 def cut_blocks(
     file_rows: NDArray[np.int64], row_groups: dict[int, NDArray[np.int64]], block_rows: int = BLOCK_ROWS

@@ -17,8 +17,10 @@ import pyarrow as pa
 from fileset_integrations.blocks import RUN_ROWS
 from fileset_integrations.callbacks import RAY_CHECKPOINT
 from fileset_integrations.columns import Columns, Decoder, FittedColumns, bind
-from fileset_integrations.errors import ColumnError, MissingDependencyError, SpecError, how_to_install
-from fileset_integrations.fits import check_nulls, fit_once
+from fileset_integrations.decoder import check_columns
+from fileset_integrations.errors import MissingDependencyError, SpecError, how_to_install
+from fileset_integrations.fits import fit_once
+from fileset_integrations.kept import check_nulls
 from fileset_integrations.spec import Shard
 from fileset_integrations.views import FileSetLike, as_fileset
 
@@ -90,8 +92,7 @@ def to_ray_dataset(
         names = decoder.columns
     else:
         names = fs.schema.names if columns is None else list(columns)
-        if unknown := [name for name in names if name not in fs.schema.names]:
-            raise ColumnError(f"There is no column {unknown[0]!r}. Columns: {', '.join(fs.schema.names)}.")
+        check_columns(names, fs.schema)
     rows = fs.manifest.file_rows if fs.selection is None else fs.selection.rows
     files = np.flatnonzero(rows)
     read = _ReadFiles(fs, names, decoder)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import copy
 import os
-import threading
 import warnings
 import weakref
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any, Literal
@@ -20,22 +19,23 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fileset_integrations.assembly import GROUPS_AHEAD, Assembly, Batch, Ordered, fit_budget, gather
+from fileset_integrations.assembly import GROUPS_AHEAD, Assembly, fit_budget
 from fileset_integrations.blocks import KeptBlocks, StreamedBlocks
+from fileset_integrations.by_index import Orders, Stored
 from fileset_integrations.columns import LABEL, WEIGHT, Columns, FittedColumns, TensorSpec, bind
 from fileset_integrations.counters import ReaderStats
-from fileset_integrations.errors import FileSetLocationError, SpecError, StateMismatchError
-from fileset_integrations.fits import check_nulls, fit_once, kept_rows
-from fileset_integrations.forks import mend_after_fork
+from fileset_integrations.errors import FileSetLocationError, SpecError
+from fileset_integrations.fits import fit_once
+from fileset_integrations.gathering import Batch, gather
+from fileset_integrations.kept import check_nulls, kept_rows
 from fileset_integrations.mapped import MappedBlocks
-from fileset_integrations.plan import ORDER, EpochPlan, Piece, Plan, transform_generator
-from fileset_integrations.spec import BatchSpec, Shard, ShuffleSpec, as_int
+from fileset_integrations.plan import Plan, transform_generator
+from fileset_integrations.spec import BatchSpec, Shard, ShuffleSpec, as_epoch, as_int
+from fileset_integrations.states import check_state, state_of
 from fileset_integrations.views import FileSetLike, as_fileset
 
 Transform = Callable[[Batch, np.random.Generator], Batch]
 BlockMode = Literal["auto", "stream", "memory", "disk"]
-
-STATE_FORMAT = 1
 
 
 class FileSetReader:
@@ -204,12 +204,12 @@ class FileSetReader:
             FileSetCorruptError: A file cannot be read; names it.
         """
         start, stop = self._bounds(index)
-        epoch_plan = self._orders.plan(self.plan, _check_epoch(epoch))
+        epoch_plan = self._orders.plan(self.plan, as_epoch(epoch))
         pieces = list(epoch_plan.pieces(start, stop))
         if self.fileset.fetches:
             self._store.want(piece.block for piece in pieces)
         self._store.prepare(piece.block for piece in pieces)
-        source = _Stored(self._store, self._orders, epoch_plan)
+        source = Stored(self._store, self._orders, epoch_plan)
         return self._finish(gather(self.tensors, stop - start, pieces, source), epoch, index)
 
     def rows(self, index: int, epoch: int = 0) -> NDArray[np.int64]:
@@ -219,7 +219,7 @@ class FileSetReader:
             Pairs (file index, row index in that file), in the batch's order; int64, shape (rows, 2).
         """
         start, stop = self._bounds(index)
-        epoch_plan = self._orders.plan(self.plan, _check_epoch(epoch))
+        epoch_plan = self._orders.plan(self.plan, as_epoch(epoch))
         found = np.empty((stop - start, 2), np.int64)
         for piece in epoch_plan.pieces(start, stop):
             order = self._orders.rows(epoch_plan, piece.block)
@@ -238,25 +238,14 @@ class FileSetReader:
             epoch: The epoch, counted from 0.
             start: Index of the first batch; those before it are not read.
         """
-        return BatchIterator(self, _check_epoch(epoch), start)
+        return BatchIterator(self, as_epoch(epoch), start)
 
     def __iter__(self) -> BatchIterator:
         return self.iter_batches()
 
     def state(self, epoch: int, batches: int) -> dict[str, Any]:
         """Where an epoch stands after `batches` batches: flat JSON, the same on every rank."""
-        return {
-            "format": STATE_FORMAT,
-            "snapshot_id": self.fileset.snapshot_id,
-            "seed": self.plan.shuffle.seed,
-            "epoch": epoch,
-            "batches": batches,
-            "global_batch_size": self.plan.global_batch_size,
-            "streams": self.plan.streams,
-            "shuffle": self.plan.shuffle.shuffle,
-            "drop_last_batch": self.plan.batch.drop_last_batch,
-            "order": f"{ORDER}, dropping nulls of {self._decoder.dropped}" if self._decoder.dropped else ORDER,
-        }
+        return state_of(self.plan, self.fileset.snapshot_id, self._decoder.dropped, epoch, batches)
 
     def resume(self, state: Mapping[str, Any]) -> tuple[int, int]:
         """Epoch and batches of a saved state. Streams that nobody named are taken over from it, for all that follows.
@@ -264,26 +253,10 @@ class FileSetReader:
         Raises:
             StateMismatchError: It belongs to another snapshot, seed, batch size or order; names both values.
         """
-        here = self.state(0, 0)
-        for name, value in here.items():
-            if name not in state:
-                raise StateMismatchError(f"The reader's state lacks {name!r}. Pass what state_dict() gave.")
-            if name == "streams" and self._takes_streams(state[name]):
-                continue
-            if name not in ("epoch", "batches") and state[name] != value:
-                raise StateMismatchError(
-                    f"The state was saved with {name}={state[name]!r}, this reader has {name}={value!r}: its batches "
-                    "are others. Make the reader as it was, or start the epoch anew."
-                )
-        epoch, batches = state["epoch"], state["batches"]
-        if type(epoch) is not int or epoch < 0 or type(batches) is not int or not 0 <= batches <= len(self):
-            raise StateMismatchError(
-                f"The state says epoch {epoch!r}, {batches!r} batches read; epochs count from 0, one has {len(self)} "
-                "batches. Pass what state_dict() gave."
-            )
+        check_state(state, self.state(0, 0), len(self), self._takes_streams)
         if state["streams"] != self.plan.streams:
             self._make_plan(state["streams"])
-        return epoch, batches
+        return state["epoch"], state["batches"]
 
     def _takes_streams(self, streams: Any) -> bool:
         """Whether a state's streams can be taken over: those that nobody named are part of the state."""
@@ -294,7 +267,7 @@ class FileSetReader:
         order = ShuffleSpec(self._order.shuffle, self._order.seed, streams)
         self.plan = Plan(self._kept.rows, self._batch, order, self.shard)
         self._budget = fit_budget(self._memory_bytes, self.plan, self._decoder.row_bytes)
-        self._orders = _Orders(self._memory_bytes // 8)
+        self._orders = Orders(self._memory_bytes // 8)
 
     def _bounds(self, index: int) -> tuple[int, int]:
         number = as_int(index, "index")
@@ -309,96 +282,6 @@ class FileSetReader:
         if self.transform is not None:
             batch = self.transform(batch, transform_generator(self.plan.shuffle.seed, epoch, index))
         return batch
-
-
-def _check_epoch(epoch: int) -> int:
-    number = as_int(epoch, "epoch")
-    if number < 0:
-        raise SpecError(f"epoch={number}: epochs are counted from 0.")
-    return number
-
-
-class _Orders:
-    """The epoch plans and row orders last used by `batch`, bounded in bytes. For callers from any thread."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._reset()
-
-    def _reset(self) -> None:
-        mend_after_fork(self)
-        self._lock = threading.Lock()
-        self._plans: OrderedDict[int, EpochPlan] = OrderedDict()
-        self._rows: OrderedDict[tuple[int, int], NDArray[np.int64]] = OrderedDict()
-        self._bytes = 0
-
-    def plan(self, plan: Plan, epoch: int) -> EpochPlan:
-        with self._lock:
-            found = self._plans.get(epoch)
-        if found is None:
-            found = plan.epoch(epoch)
-            with self._lock:
-                self._plans[epoch] = found
-                while len(self._plans) > 2:  # this epoch, and another in the validation between
-                    self._plans.popitem(last=False)
-        return found
-
-    def rows(self, epoch_plan: EpochPlan, block: int) -> NDArray[np.int64] | None:
-        if not epoch_plan.plan.shuffle.shuffle:
-            return None
-        key = (epoch_plan.number, block)
-        with self._lock:
-            if (order := self._rows.get(key)) is not None:
-                self._rows.move_to_end(key)
-                return order
-        order = epoch_plan.row_order(block)
-        assert order is not None
-        with self._lock:
-            if key not in self._rows:
-                self._rows[key] = order
-                self._bytes += order.nbytes
-            while self._bytes > self._max_bytes and len(self._rows) > 1:
-                self._bytes -= self._rows.popitem(last=False)[1].nbytes
-        return order
-
-    def after_fork(self) -> None:
-        """Renew the lock."""
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_max_bytes": self._max_bytes}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._reset()
-
-
-class _Stored:
-    """Blocks as `batch` gathers from them: from the store, which any thread may ask."""
-
-    def __init__(self, store: StreamedBlocks, orders: _Orders, epoch_plan: EpochPlan) -> None:
-        self._store, self._orders, self._epoch_plan = store, orders, epoch_plan
-
-    def load(self, piece: Piece, wait: bool) -> Ordered:
-        return self._store.get(piece.block), self._orders.rows(self._epoch_plan, piece.block)
-
-    def done(self, piece: Piece) -> None:
-        """Nothing is let go of: the store keeps the last few."""
-
-
-_at_work: weakref.WeakSet[Assembly] = weakref.WeakSet()
-
-
-def _stop_all() -> None:
-    for assembly in list(_at_work):
-        assembly.shut_down()
-
-
-# Python waits for the threads of pools before it ends, and pools take no work by then: a thread that gathers would wait
-# for ever for a block that is never decoded. What `atexit` or a finalizer does comes after that.
-threading._register_atexit(_stop_all)  # type: ignore[attr-defined]
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_at_work.clear)  # their threads are not in the child
 
 
 class BatchIterator(Iterator[Batch]):
@@ -450,7 +333,6 @@ class BatchIterator(Iterator[Batch]):
                 reader.plan, reader.tensors, reader._store, reader._budget, self._epoch, self._index
             )
             self._close = weakref.finalize(self, self._assembly.shut_down)
-            _at_work.add(self._assembly)
         while len(self._groups) < GROUPS_AHEAD and self._asked < len(reader):
             # The first batch comes alone: nobody waits for the rest of a group before it.
             stop = min(self._asked + (reader._budget.group if self._asked > self._index else 1), len(reader))

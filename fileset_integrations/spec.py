@@ -26,6 +26,14 @@ def as_int(value: object, name: str) -> int:
     raise SpecError(f"{name}={value!r} is not an integer. Pass a whole number.")
 
 
+def as_epoch(value: object) -> int:
+    """Return the number of an epoch as an int; what is no whole number from 0 on is refused."""
+    number = as_int(value, "epoch")
+    if number < 0:
+        raise SpecError(f"epoch={number}: epochs are counted from 0.")
+    return number
+
+
 @dataclass(frozen=True, slots=True)
 class Shard:
     """One rank's share of a FileSet. DataLoader workers are not shards.

@@ -70,7 +70,7 @@ class Summary:
     Args:
         tensors: The features' tensors by name (`FittedColumns.input_spec`).
         baseline: Feature to which the model adds its output: the target's moments are those of label minus this
-        feature.
+            feature.
     """
 
     def __init__(self, tensors: Mapping[str, TensorSpec], baseline: str | None = None) -> None:
@@ -179,13 +179,47 @@ def check_text(inputs: Mapping[str, InputSpec], text: str, width: int) -> list[i
     Raises:
         SpecError: Names the model's key and what would do.
     """
-    shape = list(inputs[text].get("shape", [])) if text in inputs else None
-    if shape is None or len(shape) != 1:
-        raise SpecError(
-            f"model.text is {text!r}, which must be a feature of shape (length,); "
-            f"{'there is none of that name' if shape is None else f'its shape is {tuple(shape)}'}. "
-            f"Features: {', '.join(inputs)}. Stack(column, shape=(length,), dtype='int64') makes it of a list."
-        )
+    way = "Stack(column, shape=(length,), dtype='int64') makes it of a list"
+    shape = _shape_of(inputs, "text", text, ("length",), way)
     if width < 1 or width % 2 == 0:
         raise SpecError(f"model.width is {width}; the convolution needs an odd number of elements, such as 5.")
     return shape
+
+
+def check_image(inputs: Mapping[str, InputSpec], image: str) -> list[int]:
+    """Refuse an image that a classifier of single-channel images cannot read.
+
+    Returns:
+        Shape of one row's image: its height and width.
+
+    Raises:
+        SpecError: Names the model's key and what would do.
+    """
+    way = "Stack(column, shape=(height, width)) makes an image of a list column"
+    return _shape_of(inputs, "image", image, ("height", "width"), way)
+
+
+def _shape_of(inputs: Mapping[str, InputSpec], key: str, name: str, axes: tuple[str, ...], way: str) -> list[int]:
+    shape = list(inputs[name].get("shape", [])) if name in inputs else None
+    if shape is None or len(shape) != len(axes):
+        wanted = ", ".join(axes) if len(axes) > 1 else f"{axes[0]},"
+        raise SpecError(
+            f"model.{key} is {name!r}, which must be a feature of shape ({wanted}); "
+            f"{'there is none of that name' if shape is None else f'its shape is {tuple(shape)}'}. "
+            f"Features: {', '.join(inputs)}. {way}."
+        )
+    return shape
+
+
+def check_baseline(inputs: Mapping[str, InputSpec], baseline: str | None) -> None:
+    """Refuse a baseline to which no output can be added.
+
+    Raises:
+        SpecError: It is no feature with one number a row; names those that are.
+    """
+    numbers = [name for name, spec in inputs.items() if list(spec.get("shape", [-1])) == []]
+    if baseline is not None and baseline not in numbers:
+        raise SpecError(
+            f"model.baseline is {baseline!r}, which must be a feature with one number a row; "
+            f"there are: {', '.join(numbers) or 'none'}. Name one of them, or null."
+        )

@@ -13,7 +13,7 @@ from fileset_integrations.columns import Columns, FittedColumns
 from fileset_integrations.epochs import Begin, EpochCounter
 from fileset_integrations.errors import MissingDependencyError, SpecError, how_to_install
 from fileset_integrations.reader import BatchIterator, BlockMode, FileSetReader, Transform
-from fileset_integrations.spec import Shard, as_int
+from fileset_integrations.spec import Shard, as_epoch
 from fileset_integrations.views import FileSetLike
 
 try:
@@ -171,10 +171,7 @@ class FileSetIterableDataset(IterableDataset[dict[str, Any]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Make `epoch` the number of the next iteration; those after it count on from there."""
-        number = as_int(epoch, "epoch")
-        if number < 0:
-            raise SpecError(f"epoch={number}: epochs are counted from 0.")
-        self._epochs.set_next(Begin(number))
+        self._epochs.set_next(Begin(as_epoch(epoch)))
 
     def __len__(self) -> int:
         """Batches of an epoch on this rank, over all workers."""

@@ -1,12 +1,11 @@
 """Batches come together within the memory that they were given, and in the same order whatever that is."""
 
-import gc
 import threading
 
 import numpy as np
 import pytest
 
-from fileset_integrations.assembly import Budget, Room, fit_budget
+from fileset_integrations.assembly import Budget, fit_budget
 from fileset_integrations.blocks import StreamedBlocks
 from fileset_integrations.errors import SpecError
 from fileset_integrations.plan import Plan
@@ -116,38 +115,3 @@ def test_batches_do_not_change_when_their_arena_is_used_again(tmp_path):
         pass
 
     assert all(np.array_equal(batch["x"], copy) for batch, copy in zip(batches, copies, strict=True))
-
-
-def test_room_is_used_again_once_nobody_holds_an_array_on_it():
-    room = Room()
-    array = room.empty((4, 3), np.dtype(np.float32))
-    memory, view = array.ctypes.data, array[1:]
-
-    del array
-    gc.collect()
-    other = room.empty((4, 3), np.dtype(np.float32))
-    del view
-    gc.collect()
-    again = room.empty((12,), np.dtype(np.int16))
-
-    assert other.ctypes.data != memory
-    assert again.ctypes.data == memory
-    assert again.flags.writeable and again.flags.c_contiguous
-
-
-def test_room_that_is_too_small_is_not_used_again():
-    room = Room()
-    room.empty((2,), np.dtype(np.int64))[:] = 1
-
-    large = room.empty((1000,), np.dtype(np.int64))
-    large[:] = 7
-
-    assert large.shape == (1000,) and large.sum() == 7000
-
-
-def test_batches_that_are_kept_are_never_written_over(tmp_path):
-    reader = FileSetReader(numbered(tmp_path, [3000] * 3), batch_size=8, shuffle=True, blocks="stream")
-
-    kept = list(reader.iter_batches())
-
-    assert sorted(row for batch in kept for row in batch["id"].tolist()) == list(range(9000))

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 
 from fileset_integrations import Columns, FileSetReader
-from fileset_integrations.columns import Category, FittedColumns, Stack, bind
+from fileset_integrations.columns import Category, FittedColumns, Hashed, Stack, Tokens, bind
 from fileset_integrations.errors import ColumnError, NullValueError
+from tests.support.columns import Memory
 from tests.support.data import fileset_of, numbered, table
 
 FLIGHTS = {
@@ -306,3 +307,37 @@ def test_fits_on_train_are_used_as_they_are_elsewhere(tmp_path):
 
     assert reader.columns is fitted
     assert reader.batch(0)["c"].tolist() == [1, 3, 3]
+
+
+def test_a_fit_of_an_earlier_format_is_refused_by_its_number(tmp_path):
+    (tmp_path / "old.json").write_text('{"columns": {}, "vocabularies": {}, "tensors": []}')
+    (tmp_path / "new.json").write_text('{"format": 3}')
+
+    for name, number in (("old.json", 1), ("new.json", 3)):
+        with pytest.raises(ColumnError, match=rf"{name}: .*format {number}, this version reads 2. Fit .* again"):
+            FittedColumns.load(tmp_path / name)
+
+
+def test_a_model_can_be_built_from_the_inputs_description():
+    schema = pa.schema([("a", pa.string()), ("b", pa.float64()), ("l", pa.list_(pa.int32()))])
+    columns = Columns(
+        {"c": Category("a"), "h": Hashed("a", 64), "t": Tokens("l", 5, vocabulary_size=9), "x": ["b"]},
+        label="b",
+        nulls={"b": 0},
+    )
+
+    def described(inputs):
+        return {name: (one.shape, one.dtype.name, one.vocabulary_size) for name, one in inputs.items()}
+
+    expected = {
+        "c": ((), "int64", None),
+        "h": ((), "int64", 64),
+        "t": ((5,), "int64", 9),
+        "t_mask": ((5,), "bool", None),
+        "x": ((1,), "float32", None),
+    }
+    assert described(columns.input_spec(schema)) == expected
+    fitted = columns.fit(Memory(pa.table({"a": ["x", "y"], "b": [1.0, 2.0], "l": [[1], [2]]}, schema)))
+    assert described(fitted.input_spec()) == {**expected, "c": ((), "int64", 4)}
+    assert fitted.vocabulary_sizes == {"c": 4, "h": 64, "t": 9}
+    assert fitted.feature_shapes == {"c": (), "h": (), "t": (5,), "x": (1,)}

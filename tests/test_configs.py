@@ -46,7 +46,7 @@ GIVEN["experiment", "query"] = GIVEN["data", "query"]
 GIVEN["experiment", "query_classes"] = (*GIVEN["data", "query"], "evaluation.num_classes=3")
 # They hold differences to the whole config, or what belongs to Hydra, and make nothing of their own.
 OF_THE_WHOLE = {"debug", "experiment", "framework", "hparams_search", "hydra/sweeper"}
-# Hydra's own keys, and those that the config leaves to train.py because they come from the data or from other groups.
+# Hydra's own keys, and those that are left to fileset-train because they come from the data or from other groups.
 HYDRA_KEYS = {"_target_", "_convert_", "_partial_", "_recursive_"}
 FROM_ELSEWHERE = {
     "fileset_integrations.lightning.FileSetDataModule": {"storage_options"},  # may hold secrets
@@ -216,7 +216,7 @@ def test_every_option_can_be_made(group, name):
     (Path(ROOT_DIR) / "run" / "checkpoints").mkdir(parents=True, exist_ok=True)  # as runs.keras does
 
     for key, child in targets(node):
-        # Objects do not pass through OmegaConf on their way in, and train.py offers a model what it takes.
+        # Objects do not pass through OmegaConf on their way in, and fileset-train offers a model what it takes.
         offered = {"inputs": INPUTS, "target": {"mean": 0.0, "std": 1.0}}
         taken = parameters(child._target_)
         made = hydra.utils.instantiate(child, _partial_=True)(**{n: offered[n] for n in offered if n in taken})

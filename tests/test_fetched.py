@@ -19,6 +19,7 @@ from fileset_integrations.errors import FileSetLocationError, FileSetNotFoundErr
 from fileset_integrations.storage.fetched import FetchedFiles, file_key
 from fileset_integrations.storage.lru import LruFiles
 from tests.support import ROOT, count
+from tests.support.disks import disk_of
 from tests.support.staged import PROFILE, STAGE, fetched_files, load_numbers, staged_numbers
 
 
@@ -258,15 +259,8 @@ def test_killed_makes_leave_nothing_that_opens(snowflake_server, stage, cache):
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 400 KB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("needs the right to mount a file system")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with disk_of("400k", tmp_path / "small") as folder:
+        yield folder
 
 
 def test_a_full_disk_is_a_clear_error_and_is_recovered_from(small_disk, snowflake_server, stage, monkeypatch):

@@ -1,7 +1,6 @@
 """Blocks on disk: what damage, a full disk, a limit and other readers do to them. Never wrong rows."""
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from fileset_integrations.errors import FileSetCorruptError, FileSetLocationErro
 from fileset_integrations.storage.lru import LruFiles
 from tests.support import count
 from tests.support.data import ids, numbered
+from tests.support.disks import disk_of
 
 FILE_ROWS = [30, 0, 12, 25, 30, 5]
 ORDER = {"batch_size": 6, "shuffle": True, "streams": 2, "drop_last_batch": False, "seed": 4}
@@ -188,15 +188,8 @@ def test_a_limit_below_what_is_there_is_kept_from_the_start(tmp_path):
 @pytest.fixture
 def small_disk(tmp_path):
     """A folder on a disk of 256 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("needs the right to mount a small disk")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with disk_of("256k", tmp_path / "disk") as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -25,9 +25,9 @@ FRAMEWORKS = ("torch", "keras", "tensorflow", "lightning", "pytorch_lightning", 
 # Left to right: a module imports only modules to its left. A new module takes its place here.
 ORDER = (
     *("errors", "spec", "forks", "counters", "plan", "splits", "kernels", "nulls", "tensors", "decoder", "progress"),
-    *("column_specs", "binding", "columns", "type_table", "manifest", "storage", "engines", "making", "fileset"),
-    *("views", "fits", "blocks", "block_files", "mapped", "assembly"),
-    *("reader", "epochs", "checkpoints", "waiting", "mixing"),
+    *("column_specs", "binding", "serving", "columns", "type_table", "manifest", "storage", "engines"),
+    *("making", "data_files", "fileset", "views", "fits", "kept", "blocks", "block_files", "mapped"),
+    *("gathering", "assembly", "by_index", "states", "reader", "epochs", "checkpoints", "waiting", "mixing"),
     *("profiles", "throughput", "measuring", "report"),
     *("callbacks", "torch", "loader", "tensorflow", "lightning", "keras", "ray"),
     *("summary", "plots", "outcome", "models", "tasks", "schemas", "config_table", "mistakes", "results", "sweeps"),

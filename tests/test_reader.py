@@ -20,7 +20,7 @@ from fileset_integrations import Columns, FileSetReader, Shard
 from fileset_integrations import plan as plan_module
 from fileset_integrations.errors import SpecError
 from tests.support import count
-from tests.support.data import fileset_of, ids, numbered, plain
+from tests.support.data import add_noise, fileset_of, flat, ids, numbered, plain
 from tests.support.golden import GOLDEN_ARGUMENTS, GOLDEN_BATCHES, GOLDEN_FULL_BATCHES, golden_fileset
 
 FILE_ROWS = [7, 0, 1, 12, 30, 5]
@@ -30,10 +30,6 @@ MODES = ["stream", "memory", "disk", "auto"]
 @pytest.fixture(scope="module")
 def fs(tmp_path_factory):
     return numbered(tmp_path_factory.mktemp("numbered"), FILE_ROWS)
-
-
-def flat(batches) -> list[int]:
-    return list(itertools.chain.from_iterable(batches))
 
 
 # --- what a batch is -------------------------------------------------------------------------------------------------
@@ -286,10 +282,6 @@ def test_global_random_states_are_neither_read_nor_written(fs):
 
 
 # --- transform -------------------------------------------------------------------------------------------------------
-
-
-def add_noise(batch, generator):
-    return {"id": batch["id"], "noise": generator.integers(0, 2**40, len(batch["id"]))}
 
 
 def test_a_transforms_randomness_follows_from_seed_epoch_and_batch(fs):

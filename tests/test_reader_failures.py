@@ -9,7 +9,7 @@ import pytest
 
 from fileset_integrations import FileSetReader
 from fileset_integrations.errors import FileSetCorruptError
-from tests.support.data import ids, numbered, numbered_tables
+from tests.support.data import add_noise, flat, ids, numbered, numbered_tables
 
 FILE_ROWS = [7, 0, 1, 12, 30, 5]
 
@@ -17,14 +17,6 @@ FILE_ROWS = [7, 0, 1, 12, 30, 5]
 @pytest.fixture(scope="module")
 def fs(tmp_path_factory):
     return numbered(tmp_path_factory.mktemp("numbered"), FILE_ROWS)
-
-
-def flat(batches) -> list[int]:
-    return list(itertools.chain.from_iterable(batches))
-
-
-def add_noise(batch, generator):
-    return {"id": batch["id"], "noise": generator.integers(0, 2**40, len(batch["id"]))}
 
 
 # --- files that fail -------------------------------------------------------------------------------------------------

@@ -1,13 +1,12 @@
 """Saved states: an epoch goes on exactly where it was left, on as many ranks as there are then, or not at all."""
 
-import itertools
 import json
 
 import pytest
 
 from fileset_integrations import Columns, FileSetReader, Shard
 from fileset_integrations.errors import StateMismatchError
-from tests.support.data import ids, numbered, plain
+from tests.support.data import add_noise, flat, ids, numbered, plain
 
 FILE_ROWS = [7, 0, 1, 12, 30, 5]
 
@@ -15,14 +14,6 @@ FILE_ROWS = [7, 0, 1, 12, 30, 5]
 @pytest.fixture(scope="module")
 def fs(tmp_path_factory):
     return numbered(tmp_path_factory.mktemp("numbered"), FILE_ROWS)
-
-
-def flat(batches) -> list[int]:
-    return list(itertools.chain.from_iterable(batches))
-
-
-def add_noise(batch, generator):
-    return {"id": batch["id"], "noise": generator.integers(0, 2**40, len(batch["id"]))}
 
 
 STATEFUL = [

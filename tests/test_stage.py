@@ -26,6 +26,7 @@ from fileset_integrations.errors import (
     FileSetNotFoundError,
     SpecError,
 )
+from fileset_integrations.runs.filesets import make_filesets
 from tests.support import ROOT
 from tests.support.data import numbered, plain
 from tests.support.snowflake_server import MARK
@@ -317,7 +318,7 @@ def test_a_source_that_holds_a_credential_is_refused(snowflake_server, stage, tm
         config.source = {**config.source, "password": MARK}
 
     with pytest.raises(SpecError, match=r"source\.password.*connections\.toml") as caught:
-        train.make_filesets(config)
+        make_filesets(config)
 
     assert MARK not in str(caught.value)
 

@@ -16,9 +16,10 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from fileset_integrations import making, plots, results, schemas, sweeps, train
+from fileset_integrations import making, plots, results, schemas, sweeps
 from fileset_integrations.errors import SpecError
 from fileset_integrations.results import Result
+from fileset_integrations.runs.filesets import make_filesets
 from tests.support import ROOT, SOAK, count
 from tests.support.app import TINY, commands_of, fileset_train
 
@@ -311,7 +312,7 @@ def test_jobs_that_begin_together_make_a_fileset_in_a_bucket_once(tmp_path, monk
     monkeypatch.setattr(making, "_write", lambda *rest: made.append(1) or write(*rest))
 
     with ThreadPoolExecutor(4) as pool:
-        found = [each.result() for each in [pool.submit(train.make_filesets, config) for _ in range(4)]]
+        found = [each.result() for each in [pool.submit(make_filesets, config) for _ in range(4)]]
 
     assert len({one["memory://bucket/once/query"].snapshot_id for one in found}) == 1
     assert len(made) == 1

@@ -1,9 +1,8 @@
-"""`fileset-train` from the inside: what is measured, what the table says, and which mistakes are one line."""
+"""`fileset-train` from the inside: what a run leaves, what the table says, and which mistakes are one line."""
 
 import csv
 import io
 import json
-import math
 import re
 import sys
 import types
@@ -13,19 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_module
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as npst
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from fileset_integrations import schemas, train
-from fileset_integrations.decoder import TensorSpec
-from fileset_integrations.errors import FileSetError, SpecError
 from fileset_integrations.fileset import FileSet
-from fileset_integrations.outcome import Classification, Outcome, Regression, Score
+from fileset_integrations.outcome import Outcome, Score
 from fileset_integrations.runs import Trained
-from fileset_integrations.summary import Moments, Summary, check_codes
+from fileset_integrations.runs.filesets import make_filesets
+from fileset_integrations.runs.printing import show
 from fileset_integrations.throughput import throughputs
 
 CONF = Path(str(files("fileset_integrations.conf")))
@@ -60,7 +55,7 @@ def finished(tmp_path_factory):
     """A small run: its folder, what it returned, what it printed."""
     root = tmp_path_factory.mktemp("train")
     printed = io.StringIO()
-    show, train.show = train.show, lambda console, *rest: show(Console(file=printed, width=100), *rest)
+    train.show = lambda console, *rest: show(Console(file=printed, width=100), *rest)
     try:
         value = train.run(small(root))
     finally:
@@ -140,7 +135,7 @@ def test_a_second_run_opens_the_filesets_of_the_first(finished):
     before = {path: path.stat().st_mtime_ns for path in location.rglob("*")}
     config = small(finished.root, "model.lr=0.1", "seed=1")
 
-    made = train.make_filesets(config)
+    made = make_filesets(config)
 
     assert {path: path.stat().st_mtime_ns for path in location.rglob("*")} == before
     assert sorted(made) == [f"{location}/flights_{name}" for name in ("train", "val")]
@@ -159,7 +154,7 @@ def test_parts_of_a_split_are_trained_on_and_validated_and_a_list_is_trained_on_
     )
     parts = FileSet.open(f"{location}/flights_train").split(few=0.3, more=0.3, rest=0.4)
     outcomes = []
-    show, train.show = train.show, lambda console, task, outcome, trained, *rest: outcomes.append((outcome, trained))
+    train.show = lambda console, task, outcome, trained, *rest: outcomes.append((outcome, trained))
     try:
         train.run(config)
     finally:
@@ -275,150 +270,7 @@ def test_a_recipes_choice_stands_unless_the_command_line_makes_another(arguments
     assert sys.argv == ["recipe.py", *expected]
 
 
-# --- what is measured ------------------------------------------------------------------------------------------------
-
-
-@given(
-    npst.arrays(np.float64, st.tuples(st.integers(1, 50), st.integers(1, 3)), elements=st.floats(-1e6, 1e6)),
-    st.integers(1, 7),
-)
-def test_moments_of_parts_are_moments_of_the_whole(values, parts):
-    moments = Moments()
-
-    for part in np.array_split(values, parts):
-        moments.update(part)
-
-    spread = values.std(axis=0)
-    assert moments.count == len(values)
-    np.testing.assert_allclose(moments.mean, values.mean(axis=0), rtol=1e-9, atol=1e-6)
-    constant = spread <= 1e-9 * np.maximum(np.abs(values.mean(axis=0)), 1)
-    np.testing.assert_allclose(moments.std[~constant], spread[~constant], rtol=1e-6, atol=1e-6)
-    assert (moments.std > 0).all()
-
-
-def test_a_summary_describes_every_feature_in_plain_values():
-    tensors = (
-        TensorSpec("x", (2,), np.dtype("float32")),
-        TensorSpec("late", (), np.dtype("int64")),
-        TensorSpec("carrier", (), np.dtype("int64"), 4),
-        TensorSpec("words", (3,), np.dtype("int64"), 9),
-    )
-    summary = Summary({tensor.name: tensor for tensor in tensors}, baseline="late")
-    summary.update(
-        {
-            "x": np.array([[1.0, 5.0], [3.0, 5.0]], dtype=np.float32),
-            "late": np.array([10, 20]),
-            "carrier": np.array([2, 3]),
-            "words": np.zeros((2, 3), np.int64),
-            "label": np.array([11.0, 23.0], dtype=np.float32),
-        }
-    )
-
-    assert summary.inputs() == {
-        "x": {"shape": [2], "mean": [2.0, 5.0], "std": [1.0, 1.0]},
-        "late": {"shape": [], "mean": [15.0], "std": [5.0]},
-        "carrier": {"codes": 4},
-        "words": {"codes": 9, "shape": [3]},
-    }
-    assert summary.target() == {"mean": 2.0, "std": 1.0}
-    assert json.loads(json.dumps(summary.inputs())) == summary.inputs()
-    with pytest.raises(SpecError, match=r"'words' holds codes of shape \(3,\) a row"):
-        check_codes(summary.inputs())
-
-
-def batches(*sizes: int, seed: int = 0):
-    generator = np.random.default_rng(seed)
-    return [{"late": generator.normal(size=n), "label": generator.normal(size=n) + 3} for n in sizes]
-
-
-def test_a_regression_counts_every_row_once():
-    evaluation, rows = Regression(baseline="late"), batches(30, 1, 0, 12)
-    for batch in rows:
-        evaluation.learn(batch)
-    label, late = (np.concatenate([batch[name] for batch in rows]) for name in ("label", "late"))
-
-    outcome = evaluation.score(rows, lambda batch: batch["late"] * 2, num_rows=43)
-
-    expected = [late * 2, np.full(43, label.mean()), late + (label - late).mean()]
-    assert outcome.num_rows == 43
-    for score, answer in zip(outcome.scores, expected, strict=True):
-        assert score.values == pytest.approx(
-            {"RMSE": math.sqrt(np.square(answer - label).mean()), "MAE": np.abs(answer - label).mean()}
-        )
-    assert outcome.metrics == {"val_rmse": outcome.scores[0].values["RMSE"], "val_mae": outcome.scores[0].values["MAE"]}
-
-
-def test_a_classification_counts_every_row_once(tmp_path):
-    evaluation = Classification(num_classes=3, features="x")
-    evaluation.learn({"x": np.array([[0.0], [10.0], [10.0]]), "label": np.array([0, 1, 1])})
-    rows = [
-        {"x": np.array([[1.0], [9.0]]), "label": np.array([0, 1])},
-        {"x": np.array([[9.0], [9.0]]), "label": np.array([2, 0])},
-    ]
-
-    outcome = evaluation.score(rows, lambda batch: np.array([0, 2]), num_rows=4)
-
-    # The model answers 0, 2, 0, 2; always 1 is right once; the nearest mean says 0, 1, 1, 1.
-    assert [score.values["accuracy"] for score in outcome.scores] == [0.25, 0.25, 0.5]
-    assert outcome.metrics == {"val_accuracy": 0.25}
-    assert [path.stat().st_size > 0 for path in outcome.draw(tmp_path)] == [True]
-
-
-def test_a_classification_answers_with_the_commonest_class_of_a_code():
-    evaluation = Classification(num_classes=3, baseline="script")
-    evaluation.learn({"script": np.array([2, 2, 2, 3]), "label": np.array([1, 1, 0, 2])})
-    evaluation.learn({"script": np.array([3, 3, 4]), "label": np.array([2, 0, 0])})
-    rows = [{"script": np.array([2, 3, 4, 9]), "label": np.array([1, 2, 0, 0])}]
-
-    outcome = evaluation.score(rows, lambda batch: np.array([1, 1, 1, 1]), num_rows=4)
-
-    # Of 2 the commonest is 1, of 3 it is 2, of 4 it is 0; of 9, which training never saw, it is that of all: 0.
-    assert {score.name: score.values["accuracy"] for score in outcome.scores} == {
-        "model": 0.25,
-        "always 0, the commonest": 0.5,
-        "the commonest of its script": 1.0,
-    }
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: Regression().learn({"label": np.zeros((3, 2))}), "one number a row"),
-        (lambda: Regression("late").learn({"label": np.zeros(3), "x": np.zeros(3)}), "'late'.*x"),
-        (lambda: Regression().score([], lambda batch: batch["x"], num_rows=0), "no validation rows"),
-        (lambda: Classification(1), "at least 2 classes"),
-        (lambda: Classification(2).learn({"label": np.array([2])}), r"outside \[0, 2\)"),
-        (lambda: Classification(2, "x").learn({"label": np.array([1])}), "'x'"),
-        (lambda: Classification(2, baseline="s").learn({"label": np.array([1])}), "evaluation.baseline is 's'"),
-        (lambda: Classification(2, baseline="s").learn({"label": np.array([1]), "s": np.ones(1)}), "one code a row"),
-        (lambda: Classification(2).score([], lambda batch: batch["x"], num_rows=0), "no validation rows"),
-    ],
-)
-def test_what_cannot_be_measured_is_refused(call, message):
-    with pytest.raises(SpecError, match=message) as caught:
-        call()
-
-    assert isinstance(caught.value, FileSetError)
-
-
-@pytest.mark.parametrize(
-    ("model", "baselines", "lower", "says"),
-    [
-        (1.0, [2.0, 3.0], True, "beats every baseline"),
-        (2.5, [2.0, 3.0], True, "does NOT beat this in m: first"),
-        (2.0, [2.0, 3.0], True, "does NOT beat this in m: first"),
-        (4.0, [2.0, 3.0], True, "does NOT beat this in m: first; second"),
-        (math.nan, [2.0, 3.0], True, "does NOT beat this in m: first; second"),
-        (0.9, [0.5, 0.8], False, "beats every baseline"),
-        (0.7, [0.5, 0.8], False, "does NOT beat this in m: second"),
-    ],
-)
-def test_the_verdict_is_honest(model, baselines, lower, says):
-    scores = [Score(name, {"m": m}) for name, m in zip(["model", "first", "second"], [model, *baselines], strict=True)]
-
-    outcome = Outcome(scores, {}, lower, "", 1, lambda folder: [])
-
-    assert says in outcome.verdict()
+# --- what is printed and written -------------------------------------------------------------------------------------
 
 
 def test_waiting_that_cannot_be_seen_is_not_made_up(tmp_path):
@@ -426,7 +278,7 @@ def test_waiting_that_cannot_be_seen_is_not_made_up(tmp_path):
     printed = io.StringIO()
 
     trained = Trained(lambda batch: batch["x"], {}, 100, 2.0, None)
-    train.show(Console(file=printed, width=80), "task", outcome, trained, tmp_path, {})
+    show(Console(file=printed, width=80), "task", outcome, trained, tmp_path, {})
 
     assert "100 rows in 2.00 s (50 rows/s); the time spent waiting for data is not visible" in printed.getvalue()
     assert "50.00%" in printed.getvalue()

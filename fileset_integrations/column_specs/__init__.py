@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fileset_integrations.column_specs.base import (
-    SPECS,
-    Binding,
-    Learned,
-    Learner,
-    Spec,
-)
+from fileset_integrations.column_specs.base import SPECS, Binding, Learned, Learner, Spec
 from fileset_integrations.column_specs.categories import FIRST_CODE, NULL_CODE, OOV_CODE, Category, Hashed
+from fileset_integrations.column_specs.fitting import Source, learn
 from fileset_integrations.column_specs.images import Image
-from fileset_integrations.column_specs.learning import learn
 from fileset_integrations.column_specs.numbers import Column, Stack
 from fileset_integrations.column_specs.scaling import Numeric, Scaled
 from fileset_integrations.column_specs.sequences import Ragged, Tokens
@@ -36,6 +30,7 @@ __all__ = [
     "Numeric",
     "Ragged",
     "Scaled",
+    "Source",
     "Spec",
     "SpecLike",
     "Stack",

@@ -1,11 +1,8 @@
-"""What is learned from the training data: counts of values, statistics of numbers; in one pass over its files."""
+"""What specs learn of columns: how often each value occurs, and statistics of numbers."""
 
 from __future__ import annotations
 
-import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fileset_integrations.column_specs.base import Learner, Partial
 from fileset_integrations.decoder import Rows
 from fileset_integrations.errors import ColumnError
 from fileset_integrations.kernels.statistics import Statistics
 from fileset_integrations.tensors import is_text, numbers, rows_with_nulls
-
-_MAX_THREADS = 8
 
 Key = str | int | bool
 
@@ -137,40 +131,3 @@ def shaped(
             )
         np.log1p(shaped, out=shaped)
     return shaped
-
-
-def learn(
-    tables: Iterable[pa.Table],
-    as_rows: Callable[[pa.Table], Rows],
-    learners: Sequence[Learner],
-    progress: Callable[[int], None],
-) -> dict[Learner, Partial]:
-    """What each learner says of all rows, worked out by several threads, a few tables ahead.
-
-    Args:
-        tables: All rows.
-        as_rows: From a table to its columns.
-        learners: What is to be learned, each once.
-        progress: Told the rows of each table that is done.
-    """
-    found: dict[Learner, Partial] = {}
-    for rows, parts in _in_threads(tables, lambda table: [one.of(as_rows(table)) for one in learners]):
-        for learner, part in zip(learners, parts, strict=True):
-            found[learner] = learner.merge(found[learner], part) if learner in found else part
-        progress(rows)
-    return found
-
-
-def _in_threads(
-    tables: Iterable[pa.Table], work: Callable[[pa.Table], list[Partial]]
-) -> Iterator[tuple[int, list[Partial]]]:
-    threads = min(os.cpu_count() or 1, _MAX_THREADS)
-    with ThreadPoolExecutor(threads, thread_name_prefix="fileset-learn") as pool:
-        ahead: deque[tuple[int, Future[list[Partial]]]] = deque()
-        for table in tables:
-            ahead.append((table.num_rows, pool.submit(work, table)))
-            if len(ahead) > threads:
-                rows, future = ahead.popleft()
-                yield rows, future.result()
-        for rows, future in ahead:
-            yield rows, future.result()

@@ -19,7 +19,7 @@ from fileset_integrations.callbacks import keras_missing
 from fileset_integrations.columns import Columns, FittedColumns
 from fileset_integrations.errors import SpecError
 from fileset_integrations.reader import BlockMode, FileSetReader, Transform
-from fileset_integrations.spec import Shard, as_int
+from fileset_integrations.spec import Shard, as_epoch, as_int
 from fileset_integrations.views import FileSetLike
 from fileset_integrations.waiting import ThreadClock
 
@@ -165,10 +165,7 @@ class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
 
     def set_epoch(self, epoch: int) -> None:
         """Make the batches those of epoch `epoch`, from the next request on."""
-        epoch = as_int(epoch, "epoch")
-        if epoch < 0:
-            raise SpecError(f"epoch={epoch}: epochs are counted from 0.")
-        self._epoch, self._told, self._counted = epoch, True, None
+        self._epoch, self._told, self._counted = as_epoch(epoch), True, None
 
     def state_dict(self, batches: int = 0) -> dict[str, Any]:
         """Where training stands: flat JSON under 1 KB, the same on every rank. It counts in passes over the rows.

@@ -8,9 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from fileset_integrations.errors import SpecError
 from fileset_integrations.summary import (
     InputSpec,
+    check_baseline,
     check_codes,
     check_dropout,
     check_layers,
@@ -45,12 +45,7 @@ def tabular_regressor(
         A `keras.Model` from a dict of features to predictions in the label's unit, shape (batch, 1). It reports `loss`
         (mean squared error), `rmse` and `mae`.
     """
-    scalars = [name for name, spec in inputs.items() if list(spec.get("shape", [-1])) == []]
-    if baseline is not None and baseline not in scalars:
-        raise SpecError(
-            f"model.baseline is {baseline!r}, which must be a feature with one number a row; "
-            f"there are: {', '.join(scalars) or 'none'}. Name one of them, or null."
-        )
+    check_baseline(inputs, baseline)
     check_optimizer(lr, weight_decay)
     layers = keras.layers
     tensors, last = _hidden_layers(inputs, hidden, embedding_size, dropout)

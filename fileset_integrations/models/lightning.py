@@ -16,8 +16,10 @@ from torchmetrics.classification import MulticlassAccuracy
 from fileset_integrations.errors import SpecError
 from fileset_integrations.summary import (
     InputSpec,
+    check_baseline,
     check_codes,
     check_dropout,
+    check_image,
     check_layers,
     check_optimizer,
     check_text,
@@ -92,7 +94,7 @@ class TabularRegressor(lightning.LightningModule):
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__()
-        _check_baseline(inputs, baseline)
+        check_baseline(inputs, baseline)
         check_layers(hidden, embedding_size, dropout)
         check_optimizer(lr, weight_decay)
         hidden = list(hidden)  # a tuple's elements are plain in a checkpoint too, but Hydra hands over lists
@@ -233,13 +235,7 @@ class ImageClassifier(_Classifier):
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__(num_classes, lr, weight_decay)
-        shape = list(inputs[image].get("shape", [])) if image in inputs else None
-        if shape is None or len(shape) != 2:
-            raise SpecError(
-                f"model.image is {image!r}, which must be a feature of shape (height, width); "
-                f"{'there is none of that name' if shape is None else f'its shape is {tuple(shape)}'}. "
-                f"Features: {', '.join(inputs)}. Stack(column, shape=(height, width)) makes an image of a list column."
-            )
+        height, width = check_image(inputs, image)
         self.save_hyperparameters()
         self._image = image
         self._only_input = image if len(inputs) == 1 else None
@@ -247,7 +243,6 @@ class ImageClassifier(_Classifier):
         # One number for all pixels: an image's edge is blank, and scaling it up pixel by pixel would make noise of it.
         self.register_buffer("mean", torch.tensor(sum(mean) / len(mean)))
         self.register_buffer("std", torch.tensor(math.sqrt(sum(value**2 for value in std) / len(std))))
-        height, width = shape
         self.layers = nn.Sequential(
             nn.Conv2d(1, channels, 3, padding=1),
             nn.ReLU(),
@@ -317,15 +312,6 @@ def _as_dict(x: Inputs, only_input: str | None) -> dict[str, Tensor]:
             raise SpecError("The model has several features and was given a single tensor. Pass a dict of all of them.")
         return {only_input: x}
     return x
-
-
-def _check_baseline(inputs: Mapping[str, InputSpec], baseline: str | None) -> None:
-    if baseline is not None and (baseline not in inputs or list(inputs[baseline].get("shape", [-1])) != []):
-        numbers = [name for name, spec in inputs.items() if list(spec.get("shape", [-1])) == []]
-        raise SpecError(
-            f"model.baseline is {baseline!r}, which must be a feature with one number a row; "
-            f"there are: {', '.join(numbers) or 'none'}. Name one of them, or null."
-        )
 
 
 def _hidden_layers(size: int, hidden: Sequence[int], dropout: float, outputs: int) -> nn.Sequential:

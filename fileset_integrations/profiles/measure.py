@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from fileset_integrations.decoder import check_columns
 from fileset_integrations.engines.duckdb import connect
 from fileset_integrations.engines.interrupting import interruptible
 from fileset_integrations.errors import ColumnError
@@ -137,9 +138,7 @@ def profile_columns(
         FileSetCorruptError: A file cannot be read; names it.
     """
     names = fs.schema.names if columns is None else list(dict.fromkeys(columns))
-    for name in names:
-        if name not in fs.schema.names:
-            raise ColumnError(f"There is no column {name!r}. Columns: {', '.join(fs.schema.names)}.")
+    check_columns(names, fs.schema)
     described = leaves(pa.schema([fs.schema.field(name) for name in names]))
     if exact is None:
         small = fs.num_rows * max(len(described), 1) <= _EXACT_VALUES

@@ -1,19 +1,17 @@
-"""One training run in each framework, behind one interface, so that `train.py` imports neither.
+"""The parts of a run of `fileset-train`, and a training in each framework behind one interface.
 
-`runs.lightning.train` and `runs.keras.train` take a `Job` and return a `Trained`.
+`runs.lightning.train` and `runs.keras.train` take a `Job` and return a `Trained`; `train.py` imports neither framework.
 """
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from fileset_integrations.errors import SpecError
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.outcome import Predict
 
@@ -29,7 +27,8 @@ class Job:
         columns: Columns fitted on the training FileSet.
         features: Names of the features, in order.
         build: Makes what the config has under a key, with further arguments; a dict where that is a group of named
-        nodes. build_model: Makes the config's model from the description of the data.
+            nodes.
+        build_model: Makes the config's model from the description of the data.
         output_dir: Folder of the run.
     """
 
@@ -62,19 +61,3 @@ class Trained:
     seconds: float
     waiting_s: float | None
     files: Mapping[str, Path] = field(default_factory=dict)
-
-
-def target_of(config: DictConfig, key: str) -> Any:
-    """The class or function that the config's node names as its `_target_`.
-
-    Raises:
-        SpecError: There is none, or it cannot be imported.
-    """
-    name = OmegaConf.select(config, f"{key}._target_")
-    try:
-        return pkgutil.resolve_name(str(name))
-    except (ImportError, AttributeError, ValueError) as error:
-        raise SpecError(
-            f"{key}._target_ is {name}, which cannot be imported ({error}). Name a class or a function by its module, "
-            "and start from a folder in which Python finds it."
-        ) from error

@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 
 from fileset_integrations.errors import SpecError
 from fileset_integrations.keras import DataWait, FileSetPyDataset, fit
-from fileset_integrations.runs import Job, Trained, target_of
+from fileset_integrations.runs import Job, Trained
+from fileset_integrations.runs.building import target_of
 from fileset_integrations.summary import Batch
 
 

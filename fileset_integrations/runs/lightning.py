@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from fileset_integrations.errors import SpecError
 from fileset_integrations.outcome import Predict
-from fileset_integrations.runs import Job, Trained, target_of
+from fileset_integrations.runs import Job, Trained
+from fileset_integrations.runs.building import target_of
 from fileset_integrations.summary import Batch
 from fileset_integrations.waiting import WaitMeter, Watched
 
@@ -242,8 +243,9 @@ def _say_once() -> None:
 def _batches(job: Job) -> int:
     """Training batches of an epoch and a rank, as far as the config says."""
     devices = job.config.trainer.get("devices")
+    ranks = devices if job.config.ray is None else job.config.ray.num_workers
     return int(
-        job.train.num_rows // max(1, job.config.data.batch_size) // max(1, devices if isinstance(devices, int) else 1)
+        job.train.num_rows // max(1, job.config.data.batch_size) // max(1, ranks if isinstance(ranks, int) else 1)
     )
 
 

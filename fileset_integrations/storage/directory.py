@@ -257,9 +257,9 @@ class LocalStorage(Storage):
     ) -> None:
         (staged / MANIFEST_NAME).write_bytes(manifest)
         for file in (*files, MANIFEST_NAME):
-            _sync(staged / file)
+            to_disk(staged / file)
             done((staged / file).stat().st_size)
-        _sync(staged)
+        to_disk(staged)
         try:
             staged.rename(self._root / name)
         except OSError as error:
@@ -267,7 +267,7 @@ class LocalStorage(Storage):
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise self.taken(name) from error
             raise
-        _sync(self._root)
+        to_disk(self._root)
 
     def remove(self, name: str, files: Iterable[str]) -> None:
         folder = self._root / name
@@ -448,7 +448,8 @@ class BucketStorage(Storage):
             ) from error
 
 
-def _sync(path: Path) -> None:
+def to_disk(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's entries, are on the disk and survive the machine's end."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

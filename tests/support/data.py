@@ -64,3 +64,13 @@ def ids(batches: Iterable[Mapping[str, Any]]) -> list[list[int]]:
 def plain(batch: Mapping[str, Any]) -> dict[str, Any]:
     """A batch of lists, to be compared with =="""
     return {name: value if isinstance(value, list) else value.tolist() for name, value in batch.items()}
+
+
+def flat(batches: Iterable[Sequence[int]]) -> list[int]:
+    """What all batches hold, one after another."""
+    return [row for batch in batches for row in batch]
+
+
+def add_noise(batch: Mapping[str, Any], generator: np.random.Generator) -> dict[str, Any]:
+    """A transform: column "id", and a random number for each row."""
+    return {"id": batch["id"], "noise": generator.integers(0, 2**40, len(batch["id"]))}

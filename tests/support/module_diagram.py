@@ -18,7 +18,7 @@ LAYERS = (
     ("Storage, engines", "storage", "#fde9cf"),
     ("Snapshots", "making", "#fff3b8"),
     ("Reading", "fits", "#e3f4c7"),
-    ("Faces", "torch", "#f9d9e4"),
+    ("Faces", "callbacks", "#f9d9e4"),
     ("Runs, commands", "summary", "#e6dcf7"),
 )
 WIDTH, LEFT, BOX_HEIGHT, GAP, CHARACTER = 900, 190, 26, 8, 7.3

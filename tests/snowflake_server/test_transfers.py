@@ -2,47 +2,15 @@
 
 import hashlib
 import io
-import urllib.error
-import urllib.request
-from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow.parquet as pq
 import pytest
 from snowflake.connector.errors import Error, OperationalError
 
-PARQUET = "file_format = (type = parquet)"
-SSE = "encryption = (type = 'SNOWFLAKE_SSE')"
+from tests.support.stage_files import PARQUET, SSE, fetch
 
-
-@pytest.fixture
-def ask(snowflake_server, kept_snowflake_connection):
-    """Run one statement in a schema with the stage FS and the table T of 10,000 rows; returns all rows."""
-    with kept_snowflake_connection.cursor() as cursor:
-        cursor.execute(f"create stage fs {SSE}")
-        cursor.execute(
-            "create table t as select seq4() as i, sqrt(i) as x, 'row ' || i as s"
-            " from table(generator(rowcount => 10000))"
-        )
-        yield lambda sql, **arguments: cursor.execute(sql, **arguments).fetchall()
-
-
-class Answer(NamedTuple):
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-def fetch(url: str, method: str = "GET", **headers: str) -> Answer:
-    """Ask for a URL as any HTTP client would."""
-    request = urllib.request.Request(url, method=method, headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=20) as response:
-            return Answer(response.status, response.headers, response.read())
-    except urllib.error.HTTPError as error:
-        with error:
-            return Answer(error.code, error.headers, error.read())
+pytestmark = pytest.mark.usefixtures("filled")
 
 
 # --- GET and PUT -----------------------------------------------------------------------------------------------------

@@ -11,22 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from snowflake.connector.errors import ProgrammingError
 
-from tests.test_snowflake_server_transfers import fetch
+from tests.support.stage_files import PARQUET, fetch
 
-PARQUET = "file_format = (type = parquet)"
-SSE = "encryption = (type = 'SNOWFLAKE_SSE')"
-
-
-@pytest.fixture
-def ask(snowflake_server, kept_snowflake_connection):
-    """Run one statement in a schema with the stage FS and the table T of 10,000 rows; returns all rows."""
-    with kept_snowflake_connection.cursor() as cursor:
-        cursor.execute(f"create stage fs {SSE}")
-        cursor.execute(
-            "create table t as select seq4() as i, sqrt(i) as x, 'row ' || i as s"
-            " from table(generator(rowcount => 10000))"
-        )
-        yield lambda sql, **arguments: cursor.execute(sql, **arguments).fetchall()
+pytestmark = pytest.mark.usefixtures("filled")
 
 
 # --- COPY INTO a stage -----------------------------------------------------------------------------------------------

@@ -10,14 +10,6 @@ import pyarrow as pa
 import pytest
 from snowflake.connector.errors import ProgrammingError
 
-
-@pytest.fixture
-def ask(snowflake_server, kept_snowflake_connection):
-    """Run one statement; returns all rows."""
-    with kept_snowflake_connection.cursor() as cursor:
-        yield lambda sql, *arguments: cursor.execute(sql, *arguments).fetchall()
-
-
 # --- results ---------------------------------------------------------------------------------------------------------
 
 UTC = datetime.UTC

@@ -17,14 +17,6 @@ from snowflake.connector.errors import DatabaseError, ProgrammingError
 from tests.support import ROOT
 from tests.support.snowflake_server import ACCESS_TOKEN, MARK, PASSWORD, USER
 
-
-@pytest.fixture
-def ask(snowflake_server, kept_snowflake_connection):
-    """Run one statement; returns all rows."""
-    with kept_snowflake_connection.cursor() as cursor:
-        yield lambda sql, *arguments: cursor.execute(sql, *arguments).fetchall()
-
-
 # --- sessions --------------------------------------------------------------------------------------------------------
 
 

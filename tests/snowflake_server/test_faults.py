@@ -16,6 +16,7 @@ from snowflake.connector.errors import Error, InternalError, OperationalError, P
 from tests.support import ROOT
 from tests.support.snowflake_server.faults import OF_FILES, OF_STATEMENTS, TRANSPORT, Fault
 from tests.support.snowflake_server.settings import Settings
+from tests.support.stage_files import SSE
 
 BYTES = bytes(range(256)) * 1_000
 COPY = (
@@ -25,13 +26,12 @@ COPY = (
 
 
 @pytest.fixture
-def ask(snowflake_server, kept_snowflake_connection):
+def ask(ask, snowflake_server):
     """Run one statement where a stage FS holds x0.bin to x2.bin; returns all rows."""
-    with kept_snowflake_connection.cursor() as cursor:
-        cursor.execute("create stage fs encryption = (type = 'SNOWFLAKE_SSE')")
-        for number in range(3):
-            snowflake_server.put(f"@DB1.S1.FS/f/x{number}.bin", BYTES)
-        yield lambda sql, **arguments: cursor.execute(sql, **arguments).fetchall()
+    ask(f"create stage fs {SSE}")
+    for number in range(3):
+        snowflake_server.put(f"@DB1.S1.FS/f/x{number}.bin", BYTES)
+    return ask
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def url(ask) -> str:
     return url
 
 
-def fetch(url: str) -> bytes:
+def body_of(url: str) -> bytes:
     with urllib.request.urlopen(url, timeout=10) as response:
         return response.read()
 
@@ -56,7 +56,7 @@ def test_a_status_comes_as_often_as_it_was_told_and_where(snowflake_server, ask,
     seen = []
     for wanted in (url, other, url, url, url):
         try:
-            seen.append(len(fetch(wanted)))
+            seen.append(len(body_of(wanted)))
         except urllib.error.HTTPError as error:
             with error:
                 seen.append((error.code, error.headers["Retry-After"]))
@@ -70,7 +70,7 @@ def test_a_short_body_ends_early(snowflake_server, url, after):
     snowflake_server.fault("truncate", file="x1", after=after)
 
     with pytest.raises(http.client.IncompleteRead) as caught:
-        fetch(url)
+        body_of(url)
 
     assert caught.value.partial == BYTES[:after]
 
@@ -80,7 +80,7 @@ def test_a_reset_breaks_the_connection(snowflake_server, url, after):
     snowflake_server.fault("reset", file="x1", after=after)
 
     with pytest.raises((ConnectionResetError, urllib.error.URLError)) as caught:
-        fetch(url)
+        body_of(url)
 
     assert isinstance(getattr(caught.value, "reason", caught.value), ConnectionResetError)
 
@@ -89,10 +89,10 @@ def test_a_reset_breaks_the_connection(snowflake_server, url, after):
 def test_one_byte_is_flipped(snowflake_server, url, after):
     snowflake_server.fault("corrupt", file="x1", after=after)
 
-    body = fetch(url)
+    body = body_of(url)
 
     assert [at for at, pair in enumerate(zip(body, BYTES, strict=True)) if pair[0] != pair[1]] == [after % len(BYTES)]
-    assert fetch(url) == BYTES
+    assert body_of(url) == BYTES
 
 
 @pytest.mark.parametrize(("action", "pieces"), [("slow", 4), ("latency", 1)])
@@ -100,7 +100,7 @@ def test_slowness_takes_its_time(snowflake_server, url, action, pieces):
     snowflake_server.fault(action, file="x1", delay=0.05)
 
     began = time.monotonic()
-    body = fetch(url)
+    body = body_of(url)
 
     assert body == BYTES
     assert time.monotonic() - began >= 0.05 * pieces
@@ -111,11 +111,11 @@ def test_a_file_goes_missing_or_its_url_expires(snowflake_server, url, action, s
     snowflake_server.fault(action, file="x1")
 
     with pytest.raises(urllib.error.HTTPError) as caught:
-        fetch(url)
+        body_of(url)
 
     with caught.value as error:
         assert error.code == status
-    assert fetch(url) == BYTES
+    assert body_of(url) == BYTES
 
 
 def test_the_status_of_expired_urls_can_be_chosen(snowflake_server, url):
@@ -123,7 +123,7 @@ def test_the_status_of_expired_urls_can_be_chosen(snowflake_server, url):
     snowflake_server.expire("urls")
 
     with pytest.raises(urllib.error.HTTPError) as caught:
-        fetch(url)
+        body_of(url)
 
     with caught.value as error:
         assert (error.code, b"ExpiredToken" in error.read()) == (400, True)
