@@ -25,7 +25,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
-from fileset_integrations.errors import FileSetError, SpecError
+from fileset_integrations.errors import FileSetError, SpecError, how_to_install
 
 _FULL = "HYDRA_FULL_ERROR"
 # Says that it was `in_one_line` that set the above: processes that this one starts inherit both.
@@ -34,6 +34,13 @@ _SHORT = "FILESET_SHORT_ERRORS"
 _SECRET_KEY = re.compile(
     r"passw(or)?d|passphrase|passcode|secret|private_key|credential|(^|_)(auth|access|api)?_?token$|api_?key$", re.I
 )
+_LAUNCHERS_OF_SWEEP = ("joblib", "submitit_local", "submitit_slurm")
+_EXTRA_OF = {  # of packages that configs name in a _target_
+    **dict.fromkeys(("lightning", "torch", "torchmetrics"), "lightning"),
+    **dict.fromkeys(("tensorboard", "sklearn", "matplotlib"), "recipes"),
+    **{name: name for name in ("jax", "keras", "ray", "tensorflow")},
+    "optuna": "sweep",
+}
 _SECRET_IN_URL = re.compile(r"://[^/@:\s]+:[^/@\s]+@")
 _WHAT_WOULD_DO = {
     "Integer": "Give a whole number.",
@@ -87,6 +94,8 @@ def _no_such_option(error: MissingConfigException) -> str:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     if not group or not error.options:
         return str(error)
+    if group == "hydra/launcher" and option in _LAUNCHERS_OF_SWEEP:
+        return f"{group}={option} is Hydra's plugin of that name, which is not installed. {how_to_install('sweep')}"
     return (
         f"{group}={option}: there is no such option.{_nearest(option, error.options)} Choose one of "
         f"{', '.join(sorted(error.options))}; a file {group}/{option}.yaml of your own is found with "
@@ -101,6 +110,9 @@ def _not_made(error: InstantiationException) -> str:
     key = re.search(r"full_key: (\S+)", str(error))
     where = key[1] if key else "the config"
     if isinstance(cause, ImportError):
+        module = re.search(r"No module named '(\w+)", str(cause))
+        if module and (extra := _EXTRA_OF.get(module[1])):
+            return f"{where} needs {module[1]}, which is not installed. {how_to_install(extra)}"
         return (
             f"{where}: {' '.join(str(cause).split())}. Install what it names, or choose another option of this group."
         )

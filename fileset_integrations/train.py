@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -68,6 +69,10 @@ def main(*defaults: str) -> None:
     try:
         with mistakes.in_one_line():
             _hydra_main()
+    except KeyboardInterrupt:
+        if mistakes.asked_for_all():
+            raise
+        raise SystemExit(128 + signal.SIGINT) from None
     finally:
         succeeded = sweeps.finish(sweeps.console_of_the_end())
     if not succeeded:

@@ -116,7 +116,6 @@ def train(job: Job) -> Trained | None:
         SpecError: The config's model or trainer is not Lightning's, or no batch was trained on.
     """
     if job.config.ray is not None:
-        import fileset_integrations.ray  # noqa: F401 - says how to get Ray where it is missing
         from fileset_integrations.runs import ray
 
         return ray.train(job)
