@@ -34,7 +34,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from fileset_integrations.errors import FileSetError, SpecError
+from fileset_integrations.errors import FileSetError, SpecError, how_to_install
 from fileset_integrations.schemas import TrainConf
 
 _FULL = "HYDRA_FULL_ERROR"
@@ -56,6 +56,13 @@ _SECRET_SETTING = re.compile(
     r"|\b(?:password|secret)\s+'[^']+'",
     re.I,
 )
+_LAUNCHERS_OF_SWEEP = ("joblib", "submitit_local", "submitit_slurm")
+_EXTRA_OF = {  # of packages that configs name in a _target_
+    **dict.fromkeys(("lightning", "torch", "torchmetrics"), "lightning"),
+    **dict.fromkeys(("tensorboard", "sklearn", "matplotlib"), "recipes"),
+    **{name: name for name in ("jax", "keras", "ray", "tensorflow")},
+    "optuna": "sweep",
+}
 _WHAT_WOULD_DO = {
     "Integer": "Give a whole number.",
     "Float": "Give a number.",
@@ -120,6 +127,8 @@ def _no_such_option(error: MissingConfigException) -> str:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     if not group or not error.options:
         return str(error)
+    if group == "hydra/launcher" and option in _LAUNCHERS_OF_SWEEP:
+        return f"{group}={option} is Hydra's plugin of that name, which is not installed. {how_to_install('sweep')}"
     return (
         f"{group}={option}: there is no such option.{_nearest(option, error.options)} Choose one of "
         f"{', '.join(sorted(error.options))}; a file {group}/{option}.yaml of your own is found with "
@@ -165,6 +174,9 @@ def _not_made(error: InstantiationException) -> str:
     key = re.search(r"full_key: (\S+)", str(error))
     where = key[1] if key else "the config"
     if isinstance(cause, ImportError):
+        module = re.search(r"No module named '(\w+)", str(cause))
+        if module and (extra := _EXTRA_OF.get(module[1])):
+            return f"{where} needs {module[1]}, which is not installed. {how_to_install(extra)}"
         return (
             f"{where}: {' '.join(str(cause).split())}. Install what it names, or choose another option of this group."
         )

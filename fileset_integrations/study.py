@@ -27,7 +27,7 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from fileset_integrations.errors import MissingDependencyError, SpecError
+from fileset_integrations.errors import MissingDependencyError, SpecError, how_to_install
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -108,9 +108,7 @@ class StudySweeper(Sweeper):
         try:
             import optuna
         except ImportError as error:
-            raise MissingDependencyError(
-                'A search by Optuna needs optuna. Install it with: pip install "fileset-integrations[sweep]"'
-            ) from error
+            raise MissingDependencyError(f"A search by Optuna needs optuna. {how_to_install('sweep')}") from error
         assert self._config is not None and self._context is not None
         parser = OverridesParser.create(config_loader=self._context.config_loader)
         space: dict[str, BaseDistribution] = {}

@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -70,6 +71,10 @@ def main(*defaults: str) -> None:
         with mistakes.in_one_line():
             _hydra_main()
         whole = True
+    except KeyboardInterrupt:
+        if mistakes.asked_for_all():
+            raise
+        raise SystemExit(128 + signal.SIGINT) from None
     finally:
         succeeded = sweeps.finish(sweeps.console_of_the_end(), whole)
     if not succeeded:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from fileset_integrations import mistakes, schemas
+from fileset_integrations import mistakes, schemas, train
 from fileset_integrations.errors import SpecError
 from tests.support.app import TINY, fileset_train
 
@@ -204,3 +205,14 @@ def test_processes_that_are_started_meanwhile_tell_in_one_line_too(monkeypatch):
 
     assert done.stdout.strip() == "False"
     assert "HYDRA_FULL_ERROR" not in os.environ
+
+
+def test_ctrl_c_outside_of_the_training_ends_without_a_trace(folder, monkeypatch):
+    def interrupted(config):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(train, "make_filesets", interrupted)
+
+    ended = fileset_train(folder, *TINY)
+
+    assert (ended.status, ended.err) == (130, "")

@@ -119,7 +119,6 @@ def train(job: Job) -> Trained | None:
         SpecError: The config's model or trainer is not Lightning's, or no batch was trained on.
     """
     if job.config.ray is not None:
-        import fileset_integrations.ray  # noqa: F401 - says how to get Ray where it is missing
         from fileset_integrations.runs import ray
 
         return ray.train(job)
@@ -262,9 +261,9 @@ def _say_once() -> None:
 def _batches(job: Job) -> int:
     """Training batches of an epoch and a rank, as far as the config says."""
     trainer = job.config.trainer
-    devices = trainer.get("devices")
+    ranks = trainer.get("devices") if job.config.ray is None else job.config.ray.num_workers
     whole = int(
-        job.train.num_rows // max(1, job.config.data.batch_size) // max(1, devices if isinstance(devices, int) else 1)
+        job.train.num_rows // max(1, job.config.data.batch_size) // max(1, ranks if isinstance(ranks, int) else 1)
     )
     for name in ("fast_dev_run", "overfit_batches", "limit_train_batches"):
         limit = trainer.get(name)
