@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from fileset_integrations.callbacks.lightning import DataWait as DataWait
 from fileset_integrations.columns import Columns, FittedColumns
-from fileset_integrations.errors import MissingDependencyError, SpecError
+from fileset_integrations.errors import MissingDependencyError, SpecError, how_to_install
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.fits import fit_once
 from fileset_integrations.loader import FileSetLoader
@@ -28,9 +28,7 @@ try:
     from lightning.pytorch import LightningDataModule
     from lightning.pytorch.strategies import ModelParallelStrategy
 except ImportError as error:  # pragma: no cover - seen only where lightning is not installed
-    raise MissingDependencyError(
-        f"{error}. Lightning is optional: pip install 'fileset-integrations[lightning]'."
-    ) from error
+    raise MissingDependencyError(f"{error}. Lightning is optional. {how_to_install('lightning')}") from error
 
 Stage = Literal["train", "val", "test", "predict"]
 

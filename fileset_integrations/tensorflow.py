@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fileset_integrations.columns import Columns, FittedColumns
-from fileset_integrations.errors import MissingDependencyError
+from fileset_integrations.errors import MissingDependencyError, how_to_install
 from fileset_integrations.reader import BlockMode, FileSetReader, Transform
 from fileset_integrations.spec import Shard
 from fileset_integrations.views import FileSetLike
@@ -18,9 +18,7 @@ from fileset_integrations.views import FileSetLike
 try:
     import tensorflow as tf
 except ImportError as error:  # pragma: no cover - seen only where tensorflow is not installed
-    raise MissingDependencyError(
-        f"{error}. TensorFlow is optional: pip install 'fileset-integrations[tensorflow]', or tensorflow-cpu alone."
-    ) from error
+    raise MissingDependencyError(f"{error}. TensorFlow is optional. {how_to_install('tensorflow')}") from error
 
 
 def to_tf_dataset(

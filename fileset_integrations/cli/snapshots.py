@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fileset_integrations.cli.application import DAMAGED, app
+from fileset_integrations.cli.application import DAMAGED, app, to_the_end
 from fileset_integrations.cli.completion import complete_fileset
 from fileset_integrations.cli.output import (
     Json,
@@ -86,10 +86,13 @@ def make(
 
 
 def _query(path: Path | None) -> str:
+    if path is None and sys.stdin is None:
+        raise QueryError("There is no standard input to read a query from. Pass --query FILE.")
     if path is None and sys.stdin.isatty():
         say("The query, ended by Ctrl-D:")
     try:
-        return sys.stdin.read() if path is None else path.read_text(encoding="utf-8")
+        # Bytes: in some locales, text of other encodings would come with surrogates in it.
+        return (sys.stdin.buffer.read() if path is None else path.read_bytes()).decode("utf-8")
     except UnicodeDecodeError as error:
         raise QueryError(f"{path or 'standard input'}: the query is no UTF-8 text ({error.reason}).") from error
 
@@ -240,7 +243,8 @@ def rm(
         return
     where, fs = opened(where, connection_name)
     confirmed(yes, f"Remove {where}, {fs.num_rows:,} rows in {fs.manifest.files.num_rows:,} files?")
-    fs.delete()
+    with to_the_end():
+        fs.delete()
     if as_json:
         print_json({"removed": [where]})
 

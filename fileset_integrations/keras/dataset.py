@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
+from fileset_integrations.callbacks import keras_missing
 from fileset_integrations.columns import Columns, FittedColumns
-from fileset_integrations.errors import MissingDependencyError, SpecError
+from fileset_integrations.errors import SpecError
 from fileset_integrations.reader import BlockMode, FileSetReader, Transform
 from fileset_integrations.spec import Shard, as_epoch, as_int
 from fileset_integrations.views import FileSetLike
@@ -25,9 +26,7 @@ from fileset_integrations.waiting import ThreadClock
 try:
     import keras
 except ImportError as error:  # pragma: no cover - seen only where keras is not installed
-    raise MissingDependencyError(
-        f"{error}. Keras is optional: pip install 'fileset-integrations[keras]', and torch, tensorflow or jax for it."
-    ) from error
+    raise keras_missing(error) from error
 
 _REPEATS_BEFORE_WARNING = 3  # Keras asks for the first batch once to build a model, and once an epoch
 
