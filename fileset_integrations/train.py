@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from fileset_integrations import mistakes, plots, schemas, study, sweeps
+from fileset_integrations import choices, mistakes, plots, schemas, study, sweeps
 from fileset_integrations.errors import FileSetError, SpecError
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.mistakes import TrainError
@@ -65,16 +65,21 @@ def main(*defaults: str) -> None:
     # Absolute, and inherited by the processes of launchers: a job may run in another folder.
     os.environ.setdefault("FILESET_ROOT", str(Path.cwd()))
     schemas.register()
+    choices.register()
     study.register()
     whole = False
     try:
         with mistakes.in_one_line():
             _hydra_main()
+            sys.stdout.flush()
         whole = True
     except KeyboardInterrupt:
         if mistakes.asked_for_all():
             raise
         raise SystemExit(128 + signal.SIGINT) from None
+    except BrokenPipeError:  # whoever read it went away, such as `fileset-train --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the rest goes at exit
+        sys.exit(128 + signal.SIGPIPE)
     finally:
         succeeded = sweeps.finish(sweeps.console_of_the_end(), whole)
     if not succeeded:

@@ -25,6 +25,7 @@ from fileset_integrations.runs.building import target_of
 from fileset_integrations.summary import Batch
 from fileset_integrations.waiting import WaitMeter, Watched
 
+_SAYS = logging.getLogger("lightning.pytorch.utilities.rank_zero")
 _PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
 _PROFILE = "profile"
 _FOUND = ("seconds", "waiting_s", "num_rows", "ranks", "history")  # of a Stopwatch
@@ -256,6 +257,12 @@ def _say_once() -> None:
         logger = logging.getLogger("lightning")
         for handler in list(logger.handlers):
             logger.removeHandler(handler)
+    _SAYS.addFilter(_is_no_advertisement)  # once, however often it is added
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    # Lightning recommends a product of its maker at the start of every run.
+    return "try installing [litlogger]" not in record.getMessage()
 
 
 def _batches(job: Job) -> int:
