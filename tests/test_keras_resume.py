@@ -16,12 +16,13 @@ import keras
 from fileset_integrations import Columns
 from fileset_integrations.errors import CheckpointError, SpecError, StateMismatchError
 from fileset_integrations.keras import FileSetPyDataset, fit
-from tests.support import ROOT, count
+from tests.support import ROOT, SOAK, count
 from tests.support.data import numbered
 
 COLUMNS = Columns({"x": ["id", "y"]}, label="y")
 BATCHES = 7  # of 4 rows; 1 is dropped
 SAVE_EVERY = {"plain": 1, "validation, seldom saved": 3, "epochs' ends only": 1000, "steps_per_epoch": 2, "threads": 2}
+WAYS = [*SAVE_EVERY]
 
 
 @pytest.fixture(scope="module")
@@ -47,29 +48,44 @@ def model(units=3, optimizer="adam"):
 # --- killed ----------------------------------------------------------------------------------------------------------
 
 
-def kills():
+BACKENDS = ("torch", "jax", "tensorflow")
+FEW = {
+    "torch": ("validation, seldom saved", [12, 9]),
+    "jax": ("plain", [11]),
+    "tensorflow": ("steps_per_epoch", [9]),
+}
+
+
+def kills(backend):
     """Ways to train, and the steps at which each of its processes is killed, by SIGKILL."""
+    if not SOAK:
+        return [FEW[backend]]
     draw = random.Random(5)
-    few = [("plain", [11]), ("validation, seldom saved", [12, 9]), ("steps_per_epoch", [9])]
-    full = [(way, [draw.randint(1, 19)] + [draw.randint(1, 4)] * (n % 2)) for n, way in enumerate([*SAVE_EVERY] * 4)]
-    return few[: count(3, 0)] + full[: count(0, 20)]
+    everywhere = [(way, [draw.randint(1, 19)] + [draw.randint(1, 4)] * (n % 2)) for n, way in enumerate(WAYS * 4)]
+    return everywhere[BACKENDS.index(backend) :: len(BACKENDS)]  # five ways and three backends: each has all of them
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_training_killed_at_any_step_goes_on_with_exactly_the_rows_that_are_left_to_the_same_weights(fs, folder):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_training_killed_at_any_step_goes_on_with_exactly_the_rows_that_are_left_to_the_same_weights(
+    backend, fs, folder
+):
+    pytest.importorskip(backend)
     numbered(folder / "val", (4, 5, 1))
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.keras_kill", str(folder), json.dumps(kills())],
+        [sys.executable, "-m", "tests.support.keras_kill", str(folder), json.dumps(kills(backend))],
         cwd=ROOT,
-        env=os.environ | {"KERAS_BACKEND": "torch", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=count(200, 3000),
     )
     assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["backend"] == backend
 
-    for (way, steps), run in zip(kills(), json.loads(done.stdout.splitlines()[-1]), strict=True):
+    for (way, steps), run in zip(kills(backend), found["runs"], strict=True):
         assert run["ends"] == [-9] * len(steps) + [0]
         place = reached = 0
         for notes in run["notes"]:
