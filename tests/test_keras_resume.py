@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -13,9 +14,9 @@ pytest.importorskip("keras", reason="keras is optional")
 
 import keras
 
-from fileset_integrations import Columns
+from fileset_integrations import Columns, Shard
 from fileset_integrations.errors import CheckpointError, SpecError, StateMismatchError
-from fileset_integrations.keras import FileSetPyDataset, fit
+from fileset_integrations.keras import FileSetPyDataset, fit, state
 from tests.support import ROOT, SOAK, count
 from tests.support.data import numbered
 
@@ -244,19 +245,32 @@ def test_a_damaged_or_foreign_folder_is_refused(fs, tmp_path):
         weights_after(fs, 2, tmp_path)
 
 
-def test_a_second_rank_reads_the_state_and_writes_none(fs, tmp_path):
-    from fileset_integrations import Shard
+def test_a_second_rank_writes_no_state_and_ends_once_it_sees_that_of_rank_0(fs, tmp_path):
+    def rank(number):
+        return dataset(fs, global_batch_size=8, batch_size=None, shard=Shard(number, 2))
 
-    options = {"global_batch_size": 8, "batch_size": None}
-    first, second = (dataset(fs, **options, shard=Shard(rank, 2)) for rank in range(2))
-
-    fit(model(), second, resume=tmp_path / "state", epochs=1, verbose=0)
-    assert not (tmp_path / "state").exists()
-    fit(model(), first, resume=tmp_path / "state", epochs=1, verbose=0)
-    history = fit(model(), second, resume=tmp_path / "state", epochs=2, verbose=0)
+    for folder, epochs in (("state", 1), ("later", 2)):
+        fit(model(), rank(0), resume=tmp_path / folder, epochs=epochs, verbose=0)
+    later = tmp_path / "later" / "save-00000001"
+    rank_0 = threading.Timer(0.5, later.rename, [tmp_path / "state" / later.name])
+    rank_0.start()
+    history = fit(model(), rank(1), resume=tmp_path / "state", epochs=2, verbose=0)
+    found = sorted(path.name for path in (tmp_path / "state").glob("save-*"))
+    rank_0.join()
 
     assert history.epoch == [0, 1]
-    assert sorted(path.name for path in (tmp_path / "state").glob("save-*")) == ["save-00000000"]
+    assert found == ["save-00000000", "save-00000001"]
+
+
+def test_a_rank_that_does_not_see_what_rank_0_saves_says_so_after_its_first_epoch(fs, tmp_path, monkeypatch):
+    monkeypatch.setattr(state, "_RANK_0_SECONDS", 0.2)
+    ds = dataset(fs, shard=Shard(1, 2))
+
+    with pytest.raises(CheckpointError, match=r"rank 1 has seen no state of rank 0's.* a folder that all ranks see"):
+        fit(model(), ds, resume=tmp_path / "state", epochs=9, verbose=0)
+
+    assert ds.epoch == 0
+    assert not (tmp_path / "state").exists()
 
 
 @pytest.mark.parametrize(
