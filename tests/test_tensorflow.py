@@ -180,7 +180,7 @@ def test_batches_are_those_of_the_reader_on_every_rank_whatever_is_left_for_the_
     fs = numbered(tmp_path, (rows // 2, rows - rows // 2))
 
     for rank in range(world_size):
-        order = {"global_batch_size": 4 * world_size, "shuffle": True, "shard": Shard(rank, world_size)}
+        order = {"batch_size": 4, "shuffle": True, "shard": Shard(rank, world_size)}
         for drop_last_batch in (False, True):
             dataset = fs.to_tf_dataset(**order, drop_last_batch=drop_last_batch)
             reader = FileSetReader(fs, **order, drop_last_batch=drop_last_batch)
