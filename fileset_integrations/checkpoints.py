@@ -86,6 +86,15 @@ class CheckpointFolder:
             raise _damaged(arrays, folder, error) from error
         return facts, found
 
+    def facts(self) -> dict[str, Any] | None:
+        """Facts of the last save alone.
+
+        Raises:
+            CheckpointError: They are damaged, or were replaced in this moment.
+        """
+        saves = self._saves()
+        return _read_facts(saves[-1][1] / "facts.json", saves[-1][1]) if saves else None
+
     def save(self, facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write a new state, and only then remove the one before: whoever is killed in between leaves a whole one.
 

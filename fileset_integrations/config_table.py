@@ -34,7 +34,7 @@ GROUPS = {
     "callbacks": "What else happens while it is trained.",
     "logger": "Where metrics go, beside the run's own table and plots.",
     "paths": "Folders.",
-    "debug": "Short runs that look for mistakes (Lightning).",
+    "debug": "Short runs that look for mistakes, with either framework.",
     "hparams_search": "Named sweeps.",
     "hydra/sweeper": "What proposes the jobs of a sweep, beside Hydra's own grid.",
 }

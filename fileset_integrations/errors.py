@@ -128,3 +128,8 @@ class FileSetCannotDeleteError(FileSetError, RuntimeError):
 
 class MissingDependencyError(FileSetError, ImportError):
     """An optional dependency is absent; the message names the extra that brings it."""
+
+
+def how_to_install(*extras: str) -> str:
+    """The command that brings extras, as every `MissingDependencyError` ends with it."""
+    return f'Install it with: pip install "fileset-integrations[{",".join(extras)}]"'

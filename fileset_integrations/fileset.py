@@ -125,7 +125,7 @@ class FileSet:
             digest: "readback" fetches the files that Snowflake wrote, once, and keeps their sha256 in the manifest;
                 without it, each machine finds it at its first fetch. Files that are written here have it in any case.
             storage_options: Options for fsspec, for a location that is a URL. Never shown or stored.
-            progress: Show how many rows are written and how fast, where standard error is a terminal.
+            progress: Show how many rows are written, how fast, and the time left, where standard error is a terminal.
 
         Raises:
             QueryError: The query is not exactly one SELECT, or it failed.

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from fileset_integrations.callbacks.lightning import DataWait as DataWait
 from fileset_integrations.columns import Columns, FittedColumns
-from fileset_integrations.errors import MissingDependencyError, SpecError
+from fileset_integrations.errors import MissingDependencyError, SpecError, how_to_install
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.fits import fit_once
 from fileset_integrations.loader import FileSetLoader
@@ -31,9 +31,7 @@ try:
     from lightning.pytorch.strategies import ModelParallelStrategy
     from lightning.pytorch.trainer.states import TrainerStatus
 except ImportError as error:  # pragma: no cover - seen only where lightning is not installed
-    raise MissingDependencyError(
-        f"{error}. Lightning is optional: pip install 'fileset-integrations[lightning]'."
-    ) from error
+    raise MissingDependencyError(f"{error}. Lightning is optional. {how_to_install('lightning')}") from error
 
 Stage = Literal["train", "val", "test", "predict"]
 
@@ -150,6 +148,7 @@ class FileSetDataModule(LightningDataModule):
         self._readers: dict[tuple[Stage, int], FileSetReader] = {}
         # The last loaders of each stage. Weakly: a loader that nobody uses any more must not wait for the collector.
         self._made: dict[Stage, weakref.WeakSet[FileSetLoader]] = {}
+        self._resume: dict[str, Any] | None = None  # where a checkpoint says that training stands
         self._hide_validation()
 
     def prepare_data(self) -> None:
@@ -229,7 +228,30 @@ class FileSetDataModule(LightningDataModule):
             for place in range(len(self._filesets.get(stage, ())))
         ]
         self._made[stage] = weakref.WeakSet(loaders)
+        if stage == "train" and self._resume is not None:
+            loaders[0].load_state_dict(self._resume)
+            self._resume = None
         return loaders
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where training stands, for checkpoints; nothing where there is no training."""
+        # Checkpoints hold the loader's own state too, but Lightning (2.6) gives it back to no loader that was asked for
+        # before, as `trainer.estimated_stepping_batches` does in `configure_optimizers` (pytorch-lightning#20550): the
+        # epoch would begin anew. A data module gets its state earlier.
+        return next((loader.state_dict() for loader in self._made.get("train", ())), {})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Make the `Trainer.fit` that restores a checkpoint go on where training stood.
+
+        Raises:
+            StateMismatchError: The state belongs to another snapshot, seed, batch size or order.
+        """
+        # `load_from_checkpoint` makes a module for trainings of any kind; `Trainer.test` and the like read all rows.
+        if self.trainer is None or self._function() != "fit":
+            return
+        self._resume = dict(state_dict)
+        for loader in self._made.get("train", ()):  # strategies that restore late, FSDP among them
+            loader.load_state_dict(state_dict)
 
     def _reader(self, stage: Stage, place: int) -> FileSetReader:
         shard = self._shard()
@@ -317,6 +339,8 @@ class FileSetDataModule(LightningDataModule):
                 loader.close()
         for key in [key for key in self._readers if key[0] in stages]:
             del self._readers[key]
+        if "train" in stages:
+            self._resume = None
 
 
 class _Progress:

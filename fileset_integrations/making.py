@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
@@ -18,7 +19,7 @@ from fileset_integrations.engines import snowflake
 from fileset_integrations.engines.interrupting import interruptible
 from fileset_integrations.errors import FileSetError, FileSetExistsError, FileSetLocationError, SpecError
 from fileset_integrations.manifest import Manifest, file_table, mask_secrets
-from fileset_integrations.progress import progress_bar
+from fileset_integrations.progress import is_seen, progress_bar
 from fileset_integrations.spec import MAX_SEED, as_int
 from fileset_integrations.storage.directory import Storage, open_storage
 from fileset_integrations.storage.footers import read_footers, total_nulls
@@ -104,7 +105,7 @@ def make_snapshot(
         recipe: What it is made of.
         connection: Runs the query; None: an empty in-memory database.
         if_exists: "error", or "open": take what the same recipe made.
-        progress: Show how many rows are written, where standard error is a terminal.
+        progress: Show how many rows are written and the time left, where standard error is a terminal.
 
     Raises:
         The errors of `FileSet.make`.
@@ -112,15 +113,14 @@ def make_snapshot(
     if if_exists not in ("error", "open"):
         raise SpecError(f"if_exists={if_exists!r}: pass 'error' or 'open'.")
     if isinstance(storage, StageStorage) and connection is None:
-        return _make_in_snowflake(storage, name, recipe, if_exists)
+        return _make_in_snowflake(storage, name, recipe, if_exists, None if progress else False)
     used = engine.connect() if connection is None else connection
     try:
         parsed = engine.parse(recipe.query, used)
         wanted = _wanted(recipe, parsed.text, engine.NAME, engine.VERSION)
 
         def write() -> Manifest:
-            with progress_bar(f"Making {name}", None, None if progress else False) as done, interruptible(used):
-                return _write(storage, name, parsed, wanted, used, recipe.max_file_bytes, done)
+            return _write(storage, name, parsed, wanted, used, recipe.max_file_bytes, None if progress else False)
 
         return _make(storage, name, wanted, if_exists, write)
     finally:
@@ -128,14 +128,15 @@ def make_snapshot(
             used.close()
 
 
-def _make_in_snowflake(storage: StageStorage, name: str, recipe: Recipe, if_exists: IfExists) -> Manifest:
+def _make_in_snowflake(
+    storage: StageStorage, name: str, recipe: Recipe, if_exists: IfExists, shown: bool | None
+) -> Manifest:
     parsed = snowflake.parse(recipe.query, storage.session)
     wanted = _wanted(recipe, parsed.text, snowflake.NAME, snowflake.version(storage.session))
 
     def write() -> Manifest:
-        return snowflake.write(
-            parsed, storage, name, wanted, recipe.max_file_bytes, readback=recipe.digest == "readback"
-        )
+        readback = recipe.digest == "readback"
+        return snowflake.write(parsed, storage, name, wanted, recipe.max_file_bytes, readback=readback, shown=shown)
 
     return _make(storage, name, wanted, if_exists, write)
 
@@ -179,20 +180,25 @@ def _write(
     wanted: Manifest,
     connection: duckdb.DuckDBPyConnection,
     max_file_bytes: int,
-    done: Callable[[int], object],
+    shown: bool | None,
 ) -> Manifest:
     staged = storage.stage(name)
     try:
-        schema, files = engine.write(
-            query,
-            staged,
-            connection,
-            shuffle=wanted.shuffle,
-            seed=wanted.seed,
-            shuffle_key=wanted.shuffle_key,
-            max_file_bytes=max_file_bytes,
-            done=done,
-        )
+        with (
+            engine.share_done(connection) if is_seen(shown) else nullcontext(lambda: None) as share,
+            progress_bar(f"Making {name}", None, shown, share=share) as done,
+            interruptible(connection),
+        ):
+            schema, files = engine.write(
+                query,
+                staged,
+                connection,
+                shuffle=wanted.shuffle,
+                seed=wanted.seed,
+                shuffle_key=wanted.shuffle_key,
+                max_file_bytes=max_file_bytes,
+                done=done,
+            )
         footers = read_footers(open_storage(staged), [str(staged / file.path) for file in files])
         prefix = storage.data_prefix(staged)
         manifest = replace(
@@ -201,7 +207,8 @@ def _write(
             schema=schema,
             null_counts=total_nulls(footers),
         )
-        storage.publish(staged, name, [file.path for file in files], manifest.to_bytes())
+        with progress_bar(f"Storing {name}", sum(file.bytes for file in files), shown, "bytes") as done:
+            storage.publish(staged, name, [file.path for file in files], manifest.to_bytes(), done)
         return manifest
     except OSError as error:
         if isinstance(error, FileSetError):

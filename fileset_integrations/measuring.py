@@ -15,10 +15,10 @@ from typing import Any
 
 from fileset_integrations.columns import Category, Columns, bind
 from fileset_integrations.decoder import check_columns
-from fileset_integrations.errors import ColumnError
+from fileset_integrations.errors import ColumnError, SpecError
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.mixing import ShuffleReport, shuffle_report
-from fileset_integrations.progress import progress_bar
+from fileset_integrations.progress import amount, progress_bar
 from fileset_integrations.reader import FileSetReader
 from fileset_integrations.spec import as_int
 
@@ -26,6 +26,8 @@ _STREAMS = (8, 16, 32, 64, 128)
 # Batches may differ from each other by half more than those of a true shuffle: no training that we know of tells.
 _MIXED = 1.5
 _SAMPLE_S = 0.005
+_TOO_SHORT_S = 0.05
+_TELLING_BATCHES = 4  # with fewer, how their means vary is chance
 _DECODERS = 2  # threads that a reader decodes with
 
 
@@ -169,6 +171,8 @@ def measure(
     if spec is None:
         why = next(iter(left_out.values()), "It has no columns.")
         raise ColumnError(f"No column has a tensor by itself, so there is nothing to be measured. {why}")
+    if not fs.num_rows:
+        raise SpecError(f"{fs.name} has no rows, so there is nothing to be measured.")
     batch_size = as_int(batch_size, "batch_size")
     arguments: dict[str, Any] = {
         "columns": spec,
@@ -303,21 +307,24 @@ def _advice(
     shuffles: Sequence[ShuffleReport],
 ) -> Iterator[str]:
     wanted = 2 * reader.num_bytes
+    room = f"memory_bytes={memory_bytes} ({amount(memory_bytes, 'bytes')})"
     if later is not None and first.rows_per_s:
         times = later.rows_per_s / first.rows_per_s
         yield (
-            f"memory_bytes={memory_bytes} has room for all rows: blocks='auto' keeps them, and epochs after the first "
+            f"{room} has room for all rows: blocks='auto' keeps them, and epochs after the first "
             f"ran {times:.1f} times as fast."
         )
     elif wanted <= memory_bytes:
-        yield f"memory_bytes={memory_bytes} has room for all rows: blocks='auto' keeps them after the first epoch."
+        yield f"{room} has room for all rows: blocks='auto' keeps them after the first epoch."
     else:
         yield (
-            f"All rows take {reader.num_bytes} bytes once decoded: memory_bytes={wanted} keeps them in memory after "
-            "the first epoch; with less, blocks='disk' keeps them in the cache directory."
+            f"All rows take {amount(reader.num_bytes, 'bytes')} once decoded: memory_bytes={wanted} keeps them in "
+            "memory after the first epoch; with less, blocks='disk' keeps them in the cache directory."
         )
     if fs.manifest.shuffle:
         yield f"The rows were shuffled when they were written: streams={reader.plan.streams} mixes them well enough."
+    elif len(reader) < _TELLING_BATCHES:
+        yield f"An epoch has {len(reader)} batch{'' if len(reader) == 1 else 'es'}: too few to tell streams apart."
     else:
         fitting = [one for one in shuffles if one.window_bytes <= memory_bytes] or shuffles[:1]
         mixed = [one for one in fitting if one.label_mean_variance <= _MIXED]
@@ -325,10 +332,13 @@ def _advice(
         kind = "mixes rows that were sorted nearly as a true shuffle does" if mixed else "mixes best of those tried"
         yield (
             f"streams={best.streams} {kind} (batches' means vary {best.label_mean_variance:.1f} times as much), with "
-            f"{best.window_bytes} bytes of open blocks. Making the FileSet with shuffle=True mixes them for good."
+            f"{amount(best.window_bytes, 'bytes')} of open blocks. Making the FileSet with shuffle=True mixes them for "
+            "good."
         )
     busy = first.cpu_seconds / first.seconds if first.seconds else 0.0
     yield (
         f"num_workers=0: the reader's own threads gave {first.rows_per_s:,.0f} rows/s on {busy:.1f} of "
         f"{os.cpu_count() or 1} processors. DataLoader workers pay only where a transform in Python is slower."
     )
+    if first.seconds < _TOO_SHORT_S:
+        yield f"An epoch takes {first.seconds:.3f} s: too short for the rates to tell much, and nothing to wait for."

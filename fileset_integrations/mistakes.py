@@ -12,6 +12,9 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
+from importlib.resources import files
+from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra.errors import (
@@ -23,23 +26,49 @@ from hydra.errors import (
 )
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
+from omegaconf.errors import (
+    ConfigKeyError,
+    InterpolationKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
-from fileset_integrations.errors import FileSetError, SpecError
+from fileset_integrations.errors import FileSetError, SpecError, how_to_install
+from fileset_integrations.schemas import TrainConf
 
 _FULL = "HYDRA_FULL_ERROR"
 # Says that it was `in_one_line` that set the above: processes that this one starts inherit both.
 _SHORT = "FILESET_SHORT_ERRORS"
 
 _SECRET_KEY = re.compile(
-    r"passw(or)?d|passphrase|passcode|secret|private_key|credential|(^|_)(auth|access|api)?_?token$|api_?key$", re.I
+    r"passw(or)?d|(^|_)pwd$|passphrase|passcode|secret|private_key|credential|(^|_)(auth|access|api)?_?token$|api_?key$"
+    # s3fs has its key as `key`, adlfs its own as `account_key`, `sas_token` or in a `connection_string`.
+    r"|account_key$|connection_string$",
+    re.I,
 )
-_SECRET_IN_URL = re.compile(r"://[^/@:\s]+:[^/@\s]+@")
+_SECRET_PATH = re.compile(r"(^|\.)storage_options\.key$")
+_SECRET_IN_URL = re.compile(r"(?<=://)[^/@:\s]+:[^/@\s]+(?=@)")
+_SECRET_SETTING = re.compile(
+    # of a presigned URL; of a connection string; of SQL
+    r"(?<=[?&])[\w-]*(?:sig|signature|token|credential|password|secret|api_?key)=[^&\s'\"]+"
+    r"|\b(?:password|passwd|pwd)=(?![\s'\"$])[^\s'\";,)]+"
+    r"|\b(?:password|secret)\s+'[^']+'",
+    re.I,
+)
+_LAUNCHERS_OF_SWEEP = ("joblib", "submitit_local", "submitit_slurm")
+_EXTRA_OF = {  # of packages that configs name in a _target_
+    **dict.fromkeys(("lightning", "torch", "torchmetrics"), "lightning"),
+    **dict.fromkeys(("tensorboard", "sklearn", "matplotlib"), "recipes"),
+    **{name: name for name in ("jax", "keras", "ray", "tensorflow")},
+    "optuna": "sweep",
+}
 _WHAT_WOULD_DO = {
     "Integer": "Give a whole number.",
     "Float": "Give a number.",
     "Boolean": "Give true or false.",
     "valid bool": "Give true or false.",
+    "not Optional": "It cannot be null.",
     "expected one of": "Choose one of these.",
     "DictConfig": "Give keys with values: {key:value}.",
     "ListConfig": "Give a list: [first,second].",
@@ -59,25 +88,36 @@ def explain(error: BaseException) -> str | None:
     elif isinstance(error, MissingConfigException):
         text = _no_such_option(error)
     elif isinstance(error, OverrideParseException):
-        text = (
-            f"{error.override}: this is not written as Hydra reads it ({str(error).splitlines()[0]}). Write key=value, "
-            "and put quotes around a value that holds spaces or commas: 'key=\"a, b\"'."
-        )
+        text = _not_parsed(error)
     elif isinstance(error, InstantiationException):
         text = _not_made(error)
     elif isinstance(error, OmegaConfBaseException):
         text = _of_omegaconf(error)
     elif isinstance(error, HydraException):
-        cause = error.__cause__
+        cause = error.__cause__ or error.__context__
         if isinstance(cause, OmegaConfBaseException):
-            text = _of_omegaconf(cause)
+            file = re.match(r"In '[^']*': ", str(error))
+            text = (file[0] if file else "") + _of_omegaconf(cause)
+        elif absent := re.match(r"Could not delete from config\. '(.*)' does not exist", str(error)):
+            text = f"~{absent[1]}: there is no such key, so that it cannot be left out. --cfg job shows those that are."
         elif ambiguous := re.match(r"Ambiguous value for argument '(.*)'", str(error)):
             text = (
                 f"{ambiguous[1]}: several values are a sweep; add -m. A list is written [first,second], and a text "
                 "with a comma in quotes: 'key=\"a, b\"'."
             )
+        elif "does not support sweep type" in str(error):
+            text = (
+                f"{_argument('interval(')}: a grid takes values (0.1,0.01), range(...) and choice(...). To draw from "
+                "an interval, add hydra/sweeper=study, which searches by Optuna."
+            )
+        elif "Sweeping over Hydra's configuration" in str(error):
+            text = (
+                f"{str(error).strip()}. Write what is varied as it is on the command line: model.lr='interval(0, 1)'."
+            )
         else:
             text = str(error)
+    elif isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
+        text = _no_name_of_an_option()
     else:
         text = None
     return None if text is None else " ".join(text.split())
@@ -87,10 +127,43 @@ def _no_such_option(error: MissingConfigException) -> str:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     if not group or not error.options:
         return str(error)
+    if group == "hydra/launcher" and option in _LAUNCHERS_OF_SWEEP:
+        return f"{group}={option} is Hydra's plugin of that name, which is not installed. {how_to_install('sweep')}"
     return (
         f"{group}={option}: there is no such option.{_nearest(option, error.options)} Choose one of "
         f"{', '.join(sorted(error.options))}; a file {group}/{option}.yaml of your own is found with "
         "--config-dir FOLDER."
+    )
+
+
+def _no_name_of_an_option() -> str:
+    """Hydra does not say of which group."""
+    for argument in sys.argv[1:]:
+        group, _, value = argument.lstrip("+").partition("=")
+        options = [path.name.removesuffix(".yaml") for path in _options(group)]
+        if options and value not in options:
+            return f"{group}={value}: this is no option of the group. Choose one of {', '.join(sorted(options))}."
+    return "A group of the config is given what is no name of an option. Name one: GROUP=OPTION; --help lists them."
+
+
+def _options(group: str) -> list[Path]:
+    folder = Path(str(files("fileset_integrations.conf"))) / group
+    return list(folder.glob("*.yaml")) if group else []
+
+
+def _argument(part: str) -> str:
+    """The argument of the command line that holds this."""
+    return next((argument for argument in sys.argv[1:] if part in argument), part)
+
+
+def _not_parsed(error: OverrideParseException) -> str:
+    key, _, value = (error.override or "").partition("=")
+    why = f" ({str(error).splitlines()[0]})"
+    if _is_secret(key.lstrip("+~"), value):
+        value, why = "***", ""
+    return (
+        f"{key}{'=' if value else ''}{value}: this is not written as Hydra reads it{why}. Write key=value, and put "
+        "quotes around a value that holds spaces, commas or =: 'key=\"a, b\"'."
     )
 
 
@@ -101,6 +174,9 @@ def _not_made(error: InstantiationException) -> str:
     key = re.search(r"full_key: (\S+)", str(error))
     where = key[1] if key else "the config"
     if isinstance(cause, ImportError):
+        module = re.search(r"No module named '(\w+)", str(cause))
+        if module and (extra := _EXTRA_OF.get(module[1])):
+            return f"{where} needs {module[1]}, which is not installed. {how_to_install(extra)}"
         return (
             f"{where}: {' '.join(str(cause).split())}. Install what it names, or choose another option of this group."
         )
@@ -122,6 +198,13 @@ def _of_omegaconf(error: OmegaConfBaseException) -> str:
     if isinstance(error, ValidationError):
         would_do = next((text for name, text in _WHAT_WOULD_DO.items() if name in message), "")
         return f"{key}: {message.rstrip('.')}. {would_do or 'Give a value of that type.'}"
+    if variable := re.search(r"Environment variable '(\w+)' not found", message):
+        name = variable[1]
+        return (
+            f"{key}: the environment has no {name}. Set it, or give a value for its absence: ${{oc.env:{name},VALUE}}."
+        )
+    if isinstance(error, InterpolationKeyError):
+        return f"{key}: {message.rstrip('.')}. Write the whole path of a key: ${{model.lr}}."
     return f"{key}: {message}"
 
 
@@ -182,22 +265,87 @@ def leave(text: str) -> NoReturn:
 
 
 class Checks(Callback):
-    """Refuses a config with a secret in it before Hydra writes it to disk."""
+    """Refuses a config with a secret in it before Hydra writes it to disk, and one that could not be written."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Before a single run."""
-        _check(config)
+        _check(config, "hydra.run.dir")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Before a sweep."""
-        _check(config)
+        _check(config, "hydra.sweep.dir")
 
 
-def _check(config: DictConfig) -> None:
+def _check(config: DictConfig, folder_key: str) -> None:
+    # Hydra turns an exception of a callback into a warning.
     try:
         refuse_secrets(config)
-    except SpecError as error:
-        leave(str(error))  # Hydra turns an exception of a callback into a warning
+        refuse_unread(config)
+        _refuse_unwritable(Path(str(OmegaConf.select(config, folder_key))), folder_key)
+    except (FileSetError, OmegaConfBaseException) as error:
+        leave(explain(error) or "")
+
+
+def given(hydra_config: DictConfig) -> dict[str, str]:
+    """The command line's values by key, as they were written: an interpolation may name a secret.
+
+    Args:
+        hydra_config: Hydra's own.
+    """
+    return dict(one.lstrip("+~").partition("=")[::2] for one in _overrides(hydra_config))
+
+
+def _overrides(hydra_config: DictConfig | None) -> list[str]:
+    # Not through OmegaConf's own access, which would follow interpolations.
+    plain: Any = OmegaConf.to_container(hydra_config, resolve=False) if hydra_config is not None else {}
+    return [str(one) for one in (plain.get("overrides") or {}).get("task") or []]
+
+
+def _hydra_of(config: DictConfig) -> DictConfig | None:
+    return config.hydra if "hydra" in config else None
+
+
+def refuse_unread(config: DictConfig) -> None:
+    """Refuse a key that was added to the top of the config, and that nothing in it reads.
+
+    Raises:
+        SpecError: Names the key, and those that end as it does.
+    """
+    known = {field.name for field in fields(TrainConf)}
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    text = OmegaConf.to_yaml(own)
+    choices = OmegaConf.select(config, "hydra.runtime.choices") or {}
+    for override in _overrides(_hydra_of(config)):
+        key = override.lstrip("+").partition("=")[0]
+        top = key.partition(".")[0].partition("@")[0]
+        if not override.startswith("+") or top in known or top == "hydra" or top in choices or f"${{{top}" in text:
+            continue
+        elsewhere = [path for path, _ in _leaves(own) if path.endswith(f".{key}")]
+        nearest = f" Did you mean {' or '.join(elsewhere[:2])}?" if elsewhere else _nearest(key, known)
+        raise SpecError(f"{key}: nothing in the config reads this key.{nearest}")
+
+
+def refuse_missing(config: DictConfig) -> None:
+    """Refuse a config that lacks values.
+
+    Raises:
+        SpecError: Names them.
+    """
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise SpecError(
+            f"The config has no value for {', '.join(missing)}. Set {'it' if len(missing) == 1 else 'each'}: "
+            f"{missing[0]}=..."
+        )
+
+
+def _refuse_unwritable(folder: Path, key: str) -> None:
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise SpecError(
+            f"{key} is {folder}, but {there} is no folder that can be written to. Set paths.root_dir to one that "
+            f"can, or {key} itself."
+        )
 
 
 def refuse_secrets(config: DictConfig) -> None:
@@ -208,14 +356,12 @@ def refuse_secrets(config: DictConfig) -> None:
     Raises:
         SpecError: Names the key, never the value.
     """
-    overrides = OmegaConf.select(config, "hydra.overrides.task") or []
     # Those of a sweep are in no config yet.
-    given = dict(str(one).lstrip("+~").partition("=")[::2] for one in overrides)
-    for key, value in [*given.items(), *_leaves(config)]:
-        inside = isinstance(value, str) and "${" in value
-        if inside or value in (None, "", "null", "???"):
+    written = given(hydra_config) if (hydra_config := _hydra_of(config)) is not None else {}
+    for key, value in [*written.items(), *_leaves(config)]:
+        if value in (None, "", "null", "???") or (isinstance(value, str) and "${" in value):
             continue
-        if _SECRET_KEY.search(key.rpartition(".")[2]):
+        if _SECRET_KEY.search(key.rpartition(".")[2]) or _SECRET_PATH.search(key):
             raise SpecError(
                 f"{key} holds a secret, which would be written into the folder of every run. Leave it out: Snowflake's "
                 "lie in connections.toml, under the name that source.connection_name gives; others in the environment, "
@@ -226,6 +372,16 @@ def refuse_secrets(config: DictConfig) -> None:
                 f"{key} is a URL with a password in it, which would be written into the folder of every run. Leave "
                 "user and password out of it, and keep them in the environment or in a profile."
             )
+        if _is_secret(key, value):
+            raise SpecError(
+                f"{key} has a secret in its text, which would be written into the folder of every run. Keep it in the "
+                "environment, and write ${oc.env:NAME} in its place."
+            )
+
+
+def _is_secret(key: str, value: Any) -> bool:
+    inside = isinstance(value, str) and (_SECRET_IN_URL.search(value) or _SECRET_SETTING.search(value))
+    return bool(_SECRET_KEY.search(key.rpartition(".")[2]) or _SECRET_PATH.search(key) or inside)
 
 
 def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -52,7 +52,8 @@ def shuffle_report(reader: FileSetReader, epoch: int = 0, batches: int = _SAMPLE
         rows = reader.rows(index, epoch)
         positions = _positions(reader, rows)
         files.append(len(np.unique(rows[:, 0])))
-        spreads.append(positions.std(ddof=1) if len(positions) > 1 else np.nan)
+        if len(positions) > 1:
+            spreads.append(positions.std(ddof=1))
         means.append(positions.mean())
         sizes.append(len(rows))
     # A true shuffle draws from [0, 1) without replacement: variance 1/12, that of means less by the share drawn.
@@ -63,7 +64,7 @@ def shuffle_report(reader: FileSetReader, epoch: int = 0, batches: int = _SAMPLE
     return ShuffleReport(
         streams=reader.plan.streams,
         files_per_batch=float(np.mean(files)) if files else 0.0,
-        position_spread=float(np.nanmean(spreads) / (1 / 12) ** 0.5) if files else np.nan,
+        position_spread=float(np.mean(spreads) / (1 / 12) ** 0.5) if spreads else np.nan,
         label_mean_variance=variance / expected if expected else np.nan,
         window_bytes=held * reader.row_bytes,
         decodes_per_block=decodes,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from fileset_integrations.errors import MissingDependencyError
+from fileset_integrations.errors import MissingDependencyError, how_to_install
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,14 +126,23 @@ def _cells(counts: NDArray[Any]) -> list[tuple[tuple[int, int], int]]:
     return [((row, column), int(counts[row, column])) for row in range(len(counts)) for column in range(len(counts))]
 
 
-def _figure() -> tuple[Figure, Axes]:
+def require_matplotlib() -> None:
+    """Say so where plots cannot be drawn.
+
+    Raises:
+        MissingDependencyError: Matplotlib is not installed.
+    """
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        raise MissingDependencyError(
-            'The plots need matplotlib. Install it with: pip install "fileset-integrations[recipes]"'
-        ) from error
+        raise MissingDependencyError(f"The plots need matplotlib. {how_to_install('recipes')}") from error
+
+
+def _figure() -> tuple[Figure, Axes]:
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     # Not pyplot: it keeps figures and a backend for the whole process.
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     FigureCanvasAgg(figure)

@@ -18,7 +18,7 @@ from fileset_integrations.blocks import RUN_ROWS
 from fileset_integrations.callbacks import RAY_CHECKPOINT
 from fileset_integrations.columns import Columns, Decoder, FittedColumns, bind
 from fileset_integrations.decoder import check_columns
-from fileset_integrations.errors import MissingDependencyError, SpecError
+from fileset_integrations.errors import MissingDependencyError, SpecError, how_to_install
 from fileset_integrations.fits import fit_once
 from fileset_integrations.kept import check_nulls
 from fileset_integrations.spec import Shard
@@ -28,7 +28,7 @@ try:
     import ray.data
     import ray.train
 except ImportError as error:  # pragma: no cover - seen only where ray is not installed
-    raise MissingDependencyError(f"{error}. Ray is optional: pip install 'fileset-integrations[ray]'.") from error
+    raise MissingDependencyError(f"{error}. Ray is optional. {how_to_install('ray')}") from error
 
 
 def current_shard() -> Shard:

@@ -94,6 +94,10 @@ class FileSetReader:
         transform: Transform | None = None,
         random_access: bool = False,
     ) -> None:
+        if transform is not None and not callable(transform):
+            raise SpecError(f"transform={transform!r}: pass a function of a batch and a generator, or None.")
+        if cache_bytes is not None and as_int(cache_bytes, "cache_bytes") < 1:
+            raise SpecError(f"cache_bytes={cache_bytes}: pass the most bytes that the cache may take, or None.")
         fs = as_fileset(fs).with_cache(cache_dir, cache_bytes)
         batch = BatchSpec.of(batch_size, global_batch_size, shard.world_size, drop_last_batch)
         order = ShuffleSpec(shuffle, seed, streams)

@@ -284,7 +284,11 @@ class KerasTrainerConf:
     _target_: str = "fileset_integrations.runs.keras.KerasTrainer"
     _convert_: str = "object"
     max_epochs: int = 1
-    steps_per_epoch: int | None = None
+    limit_train_batches: Any = None
+    limit_val_batches: Any = None
+    overfit_batches: Any = 0
+    fast_dev_run: Any = False
+    profiler: str | None = None
     verbose: int = 2
 
 

@@ -7,9 +7,10 @@ again with the same proposals, writes over the first one's folders, and leaves k
 
 from __future__ import annotations
 
+import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,7 +27,7 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from fileset_integrations.errors import MissingDependencyError, SpecError
+from fileset_integrations.errors import MissingDependencyError, SpecError, how_to_install
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -38,6 +39,7 @@ _log = logging.getLogger(__name__)
 # of the environment when it starts; so the name is registered where our own app starts, and the class lies here.
 NAME = "hydra_plugins.fileset_integrations.StudySweeper"
 _JOURNAL = "study.journal"
+_CREATE_TRIAL = 4  # in the journal: JournalOperation.CREATE_TRIAL of Optuna 4 and 5
 
 
 def register() -> None:
@@ -106,9 +108,7 @@ class StudySweeper(Sweeper):
         try:
             import optuna
         except ImportError as error:
-            raise MissingDependencyError(
-                'A search by Optuna needs optuna. Install it with: pip install "fileset-integrations[sweep]"'
-            ) from error
+            raise MissingDependencyError(f"A search by Optuna needs optuna. {how_to_install('sweep')}") from error
         assert self._config is not None and self._context is not None
         parser = OverridesParser.create(config_loader=self._context.config_loader)
         space: dict[str, BaseDistribution] = {}
@@ -159,7 +159,7 @@ class StudySweeper(Sweeper):
         from optuna.storages.journal import JournalFileBackend
 
         path = folder / _JOURNAL
-        _mend(path)
+        _mend(path, set(space))
         study = optuna.create_study(
             study_name="study",
             storage=optuna.storages.JournalStorage(JournalFileBackend(str(path))),
@@ -187,14 +187,8 @@ class StudySweeper(Sweeper):
     def _run(self, study: Study, space: dict[str, BaseDistribution], fixed: dict[str, str]) -> None:
         from optuna.trial import TrialState
 
-        killed = [trial for trial in study.trials if trial.state == TrialState.RUNNING]
-        # Killed while it was being proposed: its job never began. It is no trial, and its number stays unused.
-        for trial in killed:
-            if set(trial.params) != set(space):
-                study.tell(trial.number, state=TrialState.FAIL)
-        proposed = [trial for trial in study.trials if set(trial.params) == set(space)]
-        again = [trial for trial in proposed if trial.state == TrialState.RUNNING]
-        counted = [trial for trial in proposed if trial.state.is_finished()]
+        again = [trial for trial in study.trials if trial.state == TrialState.RUNNING]
+        counted = [trial for trial in study.trials if trial.state.is_finished()]
         todo = self._n_trials - len(counted)
         if counted or again:
             _log.info("Going on: %d trials are there, %d were killed and run again.", len(counted), len(again))
@@ -204,13 +198,14 @@ class StudySweeper(Sweeper):
             self._launch(study, [trial], fixed)
             todo -= 1
         while todo > 0:
-            batch = []
-            for _ in range(min(self._n_jobs, todo)):
-                study.sampler = self._make_sampler(len(study.trials))
-                number = study.ask(space).number
-                batch.append(study.trials[number])
+            batch = [self._propose(study, space) for _ in range(min(self._n_jobs, todo))]
             self._launch(study, batch, fixed)
             todo -= len(batch)
+
+    def _propose(self, study: Study, space: dict[str, BaseDistribution]) -> FrozenTrial:
+        study.sampler = self._make_sampler(len(study.trials))
+        number = study.ask(space).number
+        return study.trials[number]
 
     def _make_sampler(self, number: int) -> Any:
         import optuna
@@ -283,13 +278,27 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _mend(path: Path) -> None:
-    """Take away what a killed process may have left: its lock on the journal, and half a line."""
+def _mend(path: Path, keys: Set[str]) -> None:
+    """Take away what a killed process may have left: its lock on the journal, half a line, half a proposal.
+
+    Args:
+        path: The journal.
+        keys: Of the values that every trial has.
+    """
     lock = path.with_name(path.name + ".lock")
     lock.unlink(missing_ok=True)
     if path.exists():
         whole = path.read_bytes()
         end = whole.rfind(b"\n") + 1
+        end = _without_half_a_trial(whole[:end].splitlines(keepends=True), keys)
         if end < len(whole):
             with path.open("r+b") as file:
                 file.truncate(end)
+
+
+def _without_half_a_trial(lines: Sequence[bytes], keys: Set[str]) -> int:
+    """Bytes of a journal up to a trial, its last one, whose values are not all there: its job never began."""
+    operations = [json.loads(line) for line in lines]
+    begun = max((i for i, one in enumerate(operations) if one.get("op_code") == _CREATE_TRIAL), default=len(lines))
+    values = {one["param_name"] for one in operations[begun + 1 :] if "param_name" in one}
+    return sum(map(len, lines if values == keys else lines[:begun]))

@@ -81,8 +81,12 @@ def _starts_subprocesses(config: DictConfig) -> bool:
     return not one or trainer.num_nodes > 1
 
 
-def finish(console: Console) -> bool:
+def finish(console: Console, whole: bool = True) -> bool:
     """Tell of the sweep that this process started, if any.
+
+    Args:
+        console: Where to.
+        whole: Whether it came to its end; where an exception ended it, that is told elsewhere.
 
     Returns:
         Whether every job that began has succeeded.
@@ -95,6 +99,9 @@ def finish(console: Console) -> bool:
     found = results.read_all(folder) if folder.is_dir() else []
     if found:
         show(console, config.task_name, found, config.optimized_metric, folder)
+    elif whole:
+        print("The sweep has no job: what it varies, a range or a glob, has no value. Give it some.", file=sys.stderr)
+        return False
     return all(result.status == "done" for result in found)
 
 

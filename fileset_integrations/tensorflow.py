@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fileset_integrations.columns import Columns, FittedColumns
-from fileset_integrations.errors import MissingDependencyError
+from fileset_integrations.errors import MissingDependencyError, how_to_install
 from fileset_integrations.reader import BlockMode, FileSetReader, Transform
 from fileset_integrations.spec import Shard
 from fileset_integrations.views import FileSetLike
@@ -18,9 +18,12 @@ from fileset_integrations.views import FileSetLike
 try:
     import tensorflow as tf
 except ImportError as error:  # pragma: no cover - seen only where tensorflow is not installed
-    raise MissingDependencyError(
-        f"{error}. TensorFlow is optional: pip install 'fileset-integrations[tensorflow]', or tensorflow-cpu alone."
-    ) from error
+    raise MissingDependencyError(f"{error}. TensorFlow is optional. {how_to_install('tensorflow')}") from error
+
+# A call of Python's from TensorFlow costs some 0.4 ms of processor time. With groups of 8 all took 0.5 times as much at
+# 64 rows of 20 floats a batch, 0.8 at 1,024 rows; copying took as much as that saved from some 700 KB a batch on.
+_GROUP_BATCHES = 8
+_GROUP_BYTES = 2**20
 
 
 def to_tf_dataset(
@@ -85,15 +88,44 @@ def to_tf_dataset(
         cache_bytes=cache_bytes,
         transform=transform,
     )
-    epochs = itertools.count()
-
-    def batches() -> Iterator[dict[str, Any]]:
-        return map(_texts, reader.iter_batches(next(epochs)))
-
-    dataset = tf.data.Dataset.from_generator(batches, output_signature=_signature(reader))
+    dataset = _by_groups(reader) if transform is None and _is_even(reader) else _by_batches(reader)
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return dataset.apply(tf.data.experimental.assert_cardinality(len(reader))).with_options(options)
+
+
+def _is_even(reader: FileSetReader) -> bool:
+    """Whether all batches but the last are full. A rank may have two that are not, so that no rank lacks a batch."""
+    before_last = max(len(reader) - 1, 0)
+    return not len(reader) or reader.plan.batch_bounds(before_last)[0] == before_last * reader.batch_size
+
+
+def _by_batches(reader: FileSetReader) -> tf.data.Dataset:
+    """Each batch by a call of its own, with whatever a transform made of its rows."""
+    epochs = itertools.count()
+    return tf.data.Dataset.from_generator(
+        lambda: map(_texts, reader.iter_batches(next(epochs))), output_signature=_signature(reader)
+    )
+
+
+def _by_groups(reader: FileSetReader) -> tf.data.Dataset:
+    """The same batches, several of them by a call; TensorFlow cuts their rows apart, every `batch_size` of them."""
+    epochs = itertools.count()
+    batch_bytes = max(reader.batch_size * reader.row_bytes, 1)
+    most = max(1, min(_GROUP_BATCHES, _GROUP_BYTES // batch_bytes))
+
+    def groups() -> Iterator[dict[str, Any]]:
+        batches = map(_texts, reader.iter_batches(next(epochs)))
+        count = 1  # nobody waits for a second batch before the first one
+        while group := list(itertools.islice(batches, count)):
+            yield {name: np.concatenate([batch[name] for batch in group]) for name in group[0]}
+            count = min(2 * count, most)
+
+    signature = {
+        name: tf.TensorSpec((None, *spec.shape[1:]), spec.dtype, name) for name, spec in _signature(reader).items()
+    }
+    dataset = tf.data.Dataset.from_generator(groups, output_signature=signature)
+    return dataset.rebatch(reader.batch_size, drop_remainder=reader.plan.batch.drop_last_batch)
 
 
 def _signature(reader: FileSetReader) -> dict[str, tf.TensorSpec]:

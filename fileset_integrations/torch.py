@@ -11,7 +11,7 @@ import numpy as np
 
 from fileset_integrations.columns import Columns, FittedColumns
 from fileset_integrations.epochs import Begin, EpochCounter
-from fileset_integrations.errors import MissingDependencyError, SpecError
+from fileset_integrations.errors import MissingDependencyError, SpecError, how_to_install
 from fileset_integrations.reader import BatchIterator, BlockMode, FileSetReader, Transform
 from fileset_integrations.spec import Shard, as_epoch
 from fileset_integrations.views import FileSetLike
@@ -20,9 +20,7 @@ try:
     import torch
     from torch.utils.data import IterableDataset, get_worker_info
 except ImportError as error:  # pragma: no cover - seen only where torch is not installed
-    raise MissingDependencyError(
-        f"{error}. PyTorch is optional: pip install 'fileset-integrations[lightning]', or torch alone."
-    ) from error
+    raise MissingDependencyError(f"{error}. PyTorch is optional. {how_to_install('lightning')}") from error
 
 
 def current_shard() -> Shard:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from fileset_integrations import mistakes, plots, schemas, study, sweeps
+from fileset_integrations import choices, mistakes, plots, schemas, study, sweeps
 from fileset_integrations.errors import FileSetError, SpecError
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.mistakes import TrainError
@@ -64,12 +65,23 @@ def main(*defaults: str) -> None:
     # Absolute, and inherited by the processes of launchers: a job may run in another folder.
     os.environ.setdefault("FILESET_ROOT", str(Path.cwd()))
     schemas.register()
+    choices.register()
     study.register()
+    whole = False
     try:
         with mistakes.in_one_line():
             _hydra_main()
+            sys.stdout.flush()
+        whole = True
+    except KeyboardInterrupt:
+        if mistakes.asked_for_all():
+            raise
+        raise SystemExit(128 + signal.SIGINT) from None
+    except BrokenPipeError:  # whoever read it went away, such as `fileset-train --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the rest goes at exit
+        sys.exit(128 + signal.SIGPIPE)
     finally:
-        succeeded = sweeps.finish(sweeps.console_of_the_end())
+        succeeded = sweeps.finish(sweeps.console_of_the_end(), whole)
     if not succeeded:
         sys.exit(1)
 
@@ -94,7 +106,7 @@ def _one_of_a_sweep(config: DictConfig) -> float | None:
     """A job that records how it ended, and whose failure is its own."""
     hydra_config = HydraConfig.get()
     folder = Path(config.paths.output_dir)
-    overrides = dict(str(one).lstrip("+~").partition("=")[::2] for one in hydra_config.overrides.task)
+    overrides = mistakes.given(cast(DictConfig, hydra_config))
     begun, start = Result(hydra_config.job.num, overrides), time.perf_counter()
     begun.write(folder)
     try:
@@ -134,8 +146,11 @@ def run(config: DictConfig, begun: Result | None = None) -> float | None:
 
 def _run(config: DictConfig, begun: Result) -> float | None:
     start = time.perf_counter()
+    mistakes.refuse_missing(config)
     if not 0 <= config.seed < 2**32:
         raise SpecError(f"seed is {config.seed}; it must lie in [0, 2**32).")
+    if config.torch_threads is not None and config.torch_threads < 1:
+        raise SpecError(f"torch_threads is {config.torch_threads}; it must be at least 1, or null for all cores.")
     train = training_function(config)
     evaluation: Evaluation = build(config, "evaluation")
     _check_metric(config, evaluation.metric_names)

@@ -21,9 +21,11 @@ from fileset_integrations.cli.reference import replaced
 from fileset_integrations.cli.sizes import as_bytes
 from fileset_integrations.errors import SpecError
 from fileset_integrations.fileset import FileSet
+from fileset_integrations.reader import FileSetReader
 from fileset_integrations.storage.cache import write_atomically
 from fileset_integrations.storage.lru import LruFiles
 from tests.support import ROOT
+from tests.support.staged import PROFILE
 
 QUERY = "SELECT i, 'row [' || i || ']' AS name FROM range(1000) t(i)"
 PROGRAM = "from fileset_integrations.cli import main; main()"
@@ -203,6 +205,31 @@ def test_a_query_that_fails_has_an_exit_code_of_its_own(query, tmp_path):
     assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
 
 
+def test_a_query_that_is_no_utf_8_is_refused_in_any_locale(tmp_path):
+    (tmp_path / "q.sql").write_bytes(b"SELECT 1 AS \xff")
+    environment = {**os.environ, "LC_ALL": "C"}  # in which Python reads what it cannot decode as surrogates
+
+    done = subprocess.run(
+        f"{sys.executable} -c '{PROGRAM}' make sets x < q.sql",
+        shell=True,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert done.returncode == 6
+    assert "no UTF-8" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("closed", ["<", ">", "2>"])
+def test_a_closed_stream_is_none_that_anybody_reads(closed, made):
+    command = f"{sys.executable} -c '{PROGRAM}' info {made}/rows {closed}&-"
+
+    assert subprocess.run(["bash", "-c", command], capture_output=True, timeout=60).returncode == 0
+
+
 @pytest.mark.parametrize("place", [0, 2])
 def test_debug_shows_the_trace_wherever_it_stands(place, made):
     arguments = ["info", str(made / "absent")]
@@ -285,6 +312,55 @@ def test_a_command_that_is_stopped_leaves_nothing_half_written(number, code, tmp
     assert [path.name for path in (tmp_path / "sets").iterdir() if path.suffix != ".lock"] == []
 
 
+# Each is stopped by SIGINT: while the program is loading; where a library swallows that, as one that is written in C
+# and calls back does; while files are being removed.
+LOADING = """import os, signal, sys
+class Finder:
+    def find_spec(self, name, *rest):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+"""
+SWALLOWED = """import os, signal, time
+from fileset_integrations.fileset import FileSet
+def swallow(self, **options):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        pass
+    time.sleep(120)
+FileSet.find_problems = swallow
+"""
+REMOVING = """import os, signal
+from pathlib import Path
+unlink = Path.unlink
+def interrupted(self, **options):
+    os.kill(os.getpid(), signal.SIGINT)
+    unlink(self, **options)
+Path.unlink = interrupted
+"""
+
+
+@pytest.mark.parametrize(
+    ("trouble", "command", "left"),
+    [(LOADING, ("info",), ["rows"]), (SWALLOWED, ("verify",), ["rows"]), (REMOVING, ("rm", "--yes"), [])],
+    ids=["loading", "swallowed", "removing"],
+)
+def test_ctrl_c_ends_a_command_without_a_word_and_leaves_nothing_half_done(trouble, command, left, made):
+    program = [sys.executable, "-c", f"{trouble}\n{PROGRAM}", command[0], made / "rows", *command[1:]]
+
+    done = subprocess.run(
+        program,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert [path.name for path in made.iterdir() if path.suffix != ".lock"] == left
+
+
 def test_signals_that_are_ignored_stay_so(tmp_path):
     program = f"import atexit, signal; atexit.register(lambda: print(*map(signal.getsignal, (1, 15)))); {PROGRAM}"
 
@@ -352,15 +428,18 @@ def test_cache_ls_and_prune_know_each_kind_and_keep_what_was_used_last(cache):
         os.utime(files.root / name[:2] / name, (1000 + place, 1000))
     write_atomically(cache / "columns" / ("d" * 64 + ".json"), b"{}")
     (cache / "columns" / "notes.json").write_text("somebody's")
+    write_atomically(cache / "digests" / "ee" / ("e" * 64), b"{}")
+    write_atomically(cache / "runs" / "throughput.jsonl", b"{}\n")
 
     kinds = {kind["kind"]: kind["num_bytes"] for kind in found("cache", "ls")["kinds"]}
     removed = found("cache", "prune", "--max-bytes", "250B")["removed"]
 
-    assert kinds == {"fetched files": 200, "decoded blocks": 100, "fits": 2}
+    remembered = {"fits": 2, "digests of fetched files": 2, "measured speeds": 3}
+    assert kinds == {"fetched files": 200, "decoded blocks": 100, **remembered}
     assert {kind["kind"]: kind["num_bytes"] for kind in removed} == {
         "fetched files": 100,
         "decoded blocks": 0,
-        "fits": 0,
+        **dict.fromkeys(remembered, 0),
     }
     assert [entry.name[0] for entry in files.entries()] == ["b", "c"]
 
@@ -368,7 +447,18 @@ def test_cache_ls_and_prune_know_each_kind_and_keep_what_was_used_last(cache):
     found("cache", "prune", "--all", "--yes")
 
     assert files.entries() == []
+    assert found("cache", "ls")["kinds"] == []
     assert [path.name for path in (cache / "columns").iterdir()] == ["notes.json"]
+
+
+def test_cache_ls_tells_blocks_from_fetched_files_as_readers_leave_them(made, cache, stage, tmp_path):
+    assert call("copy", made / "rows", f"{stage}/sets", "-c", PROFILE).exit_code == 0
+    fetched = FileSet.open(f"{stage}/sets/rows", connection_name=PROFILE)
+
+    list(FileSetReader(fetched, batch_size=100, blocks="disk").iter_batches(epoch=0))
+
+    kinds = {kind["kind"]: kind["num_files"] for kind in found("cache", "ls")["kinds"]}
+    assert kinds == {"fetched files": 1, "decoded blocks": 1, "digests of fetched files": 1}
 
 
 def test_prune_leaves_what_is_being_written(cache):

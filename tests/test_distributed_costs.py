@@ -58,6 +58,8 @@ def test_ranks_and_machines_read_as_many_files_as_the_page_says(rows, page):
     assert 96 <= min(ranks) <= 101 <= max(ranks) <= 106
     assert page["files that a machine reads"] == "791 to 810"
     assert 791 <= min(sizes) <= 801 <= max(sizes) <= 810
+    low, high = (FILE_BYTES * files / 2**30 for files in (96, 106))
+    assert page["bytes in the files that a rank reads"] == f"{low:.1f} to {high:.1f} GiB"
     low, high = (FILE_BYTES * files / 2**30 for files in (791, 810))
     assert page["bytes that a machine fetches"] == f"{low:.1f} to {high:.1f} GiB"
 
@@ -67,6 +69,7 @@ def test_neighbours_share_the_file_that_their_boundary_lies_in_and_no_other(rows
         assert len(files_of_machine(rows, machine, 0) & files_of_machine(rows, machine + 1, 0)) <= 1
 
     assert page["files read by two machines, since a boundary lies in them"] == f"at most {MACHINES - 1}"
+    assert page["files fetched by all machines"] == f"at most {FILES + MACHINES - 1:,}"
 
 
 def test_streams_and_batches_are_what_the_page_says(rows, page):

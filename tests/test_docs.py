@@ -24,7 +24,7 @@ ELSEWHERE = {"README.md", "docs/cli.md", "docs/configs.md", "docs/sweeps.md"}
 RUN = [name for name in NAMES if name not in ELSEWHERE and any(block.runs for block in blocks(ROOT / name))]
 # These run in a process of their own, all others in one together, so that what they import is imported once.
 ALONE = {"docs/hydra.md", "docs/tensorflow.md"}
-# What is not run here: it is what `make` itself does, takes an hour, or needs an account.
+# What is not run here: it is what `make` itself does, takes an hour, or needs an account. `test_commands` reads it.
 NOT_RUN = {
     "README.md": ["make train"],
     "docs/live.md": ["pytest -m live --connection-name NAME"],

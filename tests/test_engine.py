@@ -2,6 +2,7 @@
 
 import datetime
 import hashlib
+import threading
 from decimal import Decimal
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fileset_integrations import FileSet
+from fileset_integrations.engines import duckdb as engine
 from fileset_integrations.engines.writer import ROW_GROUP_ROWS, write_files
 from fileset_integrations.errors import ColumnError, QueryError
 from fileset_integrations.plan import BLOCK_ROWS
@@ -322,3 +324,28 @@ def test_zero_rows_make_one_file_that_keeps_the_schema(tmp_path):
     assert (fs.num_rows, len(fs.files())) == (0, 1)
     assert fs.to_arrow().schema == pa.schema([("x", pa.decimal128(38, 0)), ("s", pa.string())])
     fs.verify()
+
+
+def test_how_far_a_query_is_can_be_told_and_the_connection_is_left_as_it_was():
+    connection = duckdb.connect()
+    connection.execute("SET enable_progress_bar = false")
+    names = ("enable_progress_bar", "enable_progress_bar_print")
+    settings = f"SELECT {', '.join(f'current_setting({name!r})' for name in names)}"
+    before = connection.sql(settings).fetchall()
+    seen = set()
+    ended = threading.Event()
+
+    def look(share):
+        while not ended.wait(0.01):
+            seen.add(share())
+
+    with engine.share_done(connection) as share:
+        thread = threading.Thread(target=look, args=(share,))
+        thread.start()
+        connection.sql("SELECT max(h) FROM (SELECT i, hash(i) AS h FROM range(5000000) t(i) ORDER BY h)").fetchall()
+        ended.set()
+        thread.join()
+
+    shares = [one for one in seen if one is not None]
+    assert len(shares) > 1 and all(0 <= one <= 1 for one in shares)
+    assert connection.sql(settings).fetchall() == before

@@ -15,7 +15,7 @@ import pytest
 from fileset_integrations import Columns, FileSetReader
 from fileset_integrations.columns import Category, Numeric
 from fileset_integrations.errors import SpecError
-from tests.support import ROOT
+from tests.support import ROOT, SOAK
 from tests.support.data import fileset_of, numbered
 
 pytest.importorskip("keras", reason="keras is optional")
@@ -55,8 +55,8 @@ def plan(fs):
 def batches(fs):
     """Ids of the batches of an epoch, with a partial one at the end or without."""
 
-    def of_epoch(epoch, partial=False):
-        reader = FileSetReader(fs, batch_size=BATCH, shuffle=True, seed=SEED, drop_last_batch=not partial)
+    def of_epoch(epoch, partial=False, shuffle=True):
+        reader = FileSetReader(fs, batch_size=BATCH, shuffle=shuffle, seed=SEED, drop_last_batch=not partial)
         return [batch["id"].tolist() for batch in reader.iter_batches(epoch)]
 
     return of_epoch
@@ -64,16 +64,6 @@ def batches(fs):
 
 def joined(lists):
     return list(itertools.chain.from_iterable(lists))
-
-
-def rows_of(seen, way, permuted=None):
-    """Rows that the model was given, by who asked and whether the last batch was partial."""
-    found = {}
-    for name, rows in seen["cases"].items():
-        found_way, who, *rest = name.split(", ")
-        if found_way == way and (permuted is None or rest[0] == f"permuted={permuted}"):
-            found[who, rest[-1] == "partial=True"] = rows
-    return found
 
 
 def cut(rows, batches):
@@ -107,36 +97,42 @@ def seen(request, folder, fs, val):
 # --- on every backend ------------------------------------------------------------------------------------------------
 
 
-def test_fit_gives_the_model_the_plans_rows_whoever_asks_for_them(seen, batches):
-    cases = rows_of(seen, "fit", permuted=False)
+WHO = ("0", "1", "3", "2 processes", *(["1 process"] if SOAK else []))  # workers
+CASES = list(itertools.product(WHO, (False, True), (False, True)))  # who asks, whether rows are shuffled, partial batch
 
-    assert len(cases) >= 3 * 2 + 3  # who asks, and whether the last batch is partial
-    for (who, partial), rows in cases.items():
-        expected = [batches(epoch, partial) for epoch in (0, 1)]
-        assert rows == joined(joined(expected)), who
+
+def test_fit_gives_the_model_the_plans_rows_whoever_asks_for_them(seen, batches):
+    for who, shuffle, partial in CASES:
+        expected = [batches(epoch, partial, shuffle) for epoch in (0, 1)]
+        name = f"fit, {who}, shuffle={shuffle}, partial={partial}, permuted=False"
+        assert seen["cases"][name] == joined(joined(expected)), name
     assert batches(0, True) != batches(1, True)
 
 
-def test_fits_own_shuffle_permutes_batches_and_keeps_each_once(seen, batches):
-    permuted, plain = rows_of(seen, "fit", permuted=True), rows_of(seen, "fit", permuted=False)
+def test_fit_gives_a_model_that_it_builds_itself_the_same_rows(seen, batches):
+    expected = joined(batches(0, partial=True) + batches(1, partial=True))
 
-    assert permuted.keys() == {case for case in plain if "unbuilt" not in case[0]}
-    assert all(rows != plain[case] for case, rows in permuted.items())
-    for (who, partial), rows in permuted.items():
+    assert seen["cases"]["unbuilt"] == {"3": expected, WHO[-1]: expected}
+
+
+def test_fits_own_shuffle_permutes_batches_and_keeps_each_once(seen, batches):
+    for who, partial in itertools.product(WHO, (False, True)):
+        name = f"fit, {who}, shuffle=True, partial={partial}, permuted="
+        permuted, plain = seen["cases"][f"{name}True"], seen["cases"][f"{name}False"]
+        assert permuted != plain, name
         for epoch in (0, 1):
             expected = batches(epoch, partial)
             half = len(joined(expected))
-            found = cut(rows[half * epoch : half * (epoch + 1)], expected)
-            assert sorted(found) == sorted(expected), who
+            found = cut(permuted[half * epoch : half * (epoch + 1)], expected)
+            assert sorted(found) == sorted(expected), name
 
 
 @pytest.mark.parametrize("way", ["evaluate", "predict"])
-def test_evaluation_and_prediction_go_through_the_rows_in_order(way, seen):
-    cases = rows_of(seen, way)
-
-    assert len(cases) >= 3 * 2 + 1
-    for (who, partial), rows in cases.items():
-        assert rows == list(range(ROWS if partial else ROWS - ROWS % BATCH)), who
+def test_evaluation_and_prediction_go_through_the_plans_rows_in_order(way, seen, batches):
+    for who, shuffle, partial in CASES:
+        name = f"{way}, {who}, shuffle={shuffle}, partial={partial}, permuted=False"
+        assert seen["cases"][name] == joined(batches(0, partial, shuffle)), name
+    assert joined(batches(0, partial=True, shuffle=False)) == list(range(ROWS))
 
 
 @pytest.mark.parametrize("way", ["dataset, 1", "dataset, 3", "our fit, 1", "our fit, 3"])

@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -13,15 +14,16 @@ pytest.importorskip("keras", reason="keras is optional")
 
 import keras
 
-from fileset_integrations import Columns
+from fileset_integrations import Columns, Shard
 from fileset_integrations.errors import CheckpointError, SpecError, StateMismatchError
-from fileset_integrations.keras import FileSetPyDataset, fit
-from tests.support import ROOT, count
+from fileset_integrations.keras import FileSetPyDataset, fit, state
+from tests.support import ROOT, SOAK, count
 from tests.support.data import numbered
 
 COLUMNS = Columns({"x": ["id", "y"]}, label="y")
 BATCHES = 7  # of 4 rows; 1 is dropped
 SAVE_EVERY = {"plain": 1, "validation, seldom saved": 3, "epochs' ends only": 1000, "steps_per_epoch": 2, "threads": 2}
+WAYS = [*SAVE_EVERY]
 
 
 @pytest.fixture(scope="module")
@@ -47,29 +49,44 @@ def model(units=3, optimizer="adam"):
 # --- killed ----------------------------------------------------------------------------------------------------------
 
 
-def kills():
+BACKENDS = ("torch", "jax", "tensorflow")
+FEW = {
+    "torch": ("validation, seldom saved", [12, 9]),
+    "jax": ("plain", [11]),
+    "tensorflow": ("steps_per_epoch", [9]),
+}
+
+
+def kills(backend):
     """Ways to train, and the steps at which each of its processes is killed, by SIGKILL."""
+    if not SOAK:
+        return [FEW[backend]]
     draw = random.Random(5)
-    few = [("plain", [11]), ("validation, seldom saved", [12, 9]), ("steps_per_epoch", [9])]
-    full = [(way, [draw.randint(1, 19)] + [draw.randint(1, 4)] * (n % 2)) for n, way in enumerate([*SAVE_EVERY] * 4)]
-    return few[: count(3, 0)] + full[: count(0, 20)]
+    everywhere = [(way, [draw.randint(1, 19)] + [draw.randint(1, 4)] * (n % 2)) for n, way in enumerate(WAYS * 4)]
+    return everywhere[BACKENDS.index(backend) :: len(BACKENDS)]  # five ways and three backends: each has all of them
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_training_killed_at_any_step_goes_on_with_exactly_the_rows_that_are_left_to_the_same_weights(fs, folder):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_training_killed_at_any_step_goes_on_with_exactly_the_rows_that_are_left_to_the_same_weights(
+    backend, fs, folder
+):
+    pytest.importorskip(backend)
     numbered(folder / "val", (4, 5, 1))
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.keras_kill", str(folder), json.dumps(kills())],
+        [sys.executable, "-m", "tests.support.keras_kill", str(folder), json.dumps(kills(backend))],
         cwd=ROOT,
-        env=os.environ | {"KERAS_BACKEND": "torch", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=count(200, 3000),
     )
     assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["backend"] == backend
 
-    for (way, steps), run in zip(kills(), json.loads(done.stdout.splitlines()[-1]), strict=True):
+    for (way, steps), run in zip(kills(backend), found["runs"], strict=True):
         assert run["ends"] == [-9] * len(steps) + [0]
         place = reached = 0
         for notes in run["notes"]:
@@ -228,19 +245,32 @@ def test_a_damaged_or_foreign_folder_is_refused(fs, tmp_path):
         weights_after(fs, 2, tmp_path)
 
 
-def test_a_second_rank_reads_the_state_and_writes_none(fs, tmp_path):
-    from fileset_integrations import Shard
+def test_a_second_rank_writes_no_state_and_ends_once_it_sees_that_of_rank_0(fs, tmp_path):
+    def rank(number):
+        return dataset(fs, global_batch_size=8, batch_size=None, shard=Shard(number, 2))
 
-    options = {"global_batch_size": 8, "batch_size": None}
-    first, second = (dataset(fs, **options, shard=Shard(rank, 2)) for rank in range(2))
-
-    fit(model(), second, resume=tmp_path / "state", epochs=1, verbose=0)
-    assert not (tmp_path / "state").exists()
-    fit(model(), first, resume=tmp_path / "state", epochs=1, verbose=0)
-    history = fit(model(), second, resume=tmp_path / "state", epochs=2, verbose=0)
+    for folder, epochs in (("state", 1), ("later", 2)):
+        fit(model(), rank(0), resume=tmp_path / folder, epochs=epochs, verbose=0)
+    later = tmp_path / "later" / "save-00000001"
+    rank_0 = threading.Timer(0.5, later.rename, [tmp_path / "state" / later.name])
+    rank_0.start()
+    history = fit(model(), rank(1), resume=tmp_path / "state", epochs=2, verbose=0)
+    found = sorted(path.name for path in (tmp_path / "state").glob("save-*"))
+    rank_0.join()
 
     assert history.epoch == [0, 1]
-    assert sorted(path.name for path in (tmp_path / "state").glob("save-*")) == ["save-00000000"]
+    assert found == ["save-00000000", "save-00000001"]
+
+
+def test_a_rank_that_does_not_see_what_rank_0_saves_says_so_after_its_first_epoch(fs, tmp_path, monkeypatch):
+    monkeypatch.setattr(state, "_RANK_0_SECONDS", 0.2)
+    ds = dataset(fs, shard=Shard(1, 2))
+
+    with pytest.raises(CheckpointError, match=r"rank 1 has seen no state of rank 0's.* a folder that all ranks see"):
+        fit(model(), ds, resume=tmp_path / "state", epochs=9, verbose=0)
+
+    assert ds.epoch == 0
+    assert not (tmp_path / "state").exists()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from fileset_integrations import mistakes, schemas
+from fileset_integrations import mistakes, schemas, train
 from fileset_integrations.errors import SpecError
 from tests.support.app import TINY, fileset_train
 
@@ -66,14 +67,49 @@ def test_a_choice_that_is_not_there_is_told_in_one_line(override, message):
         (["ckpt_path=no.ckpt"], r"ckpt_path=no\.ckpt: there is no such file"),
         (["filesets.connection.database=no.db"], r"filesets\.connection\.database=no\.db: DuckDB cannot open it"),
         (["-m", "model.lr=0.1,oops"], r"model\.lr: Value 'oops'.*Give a number"),
+        (["-m", "model.lr=interval(0,1)"], r"model\.lr=interval\(0,1\): a grid takes values.*add hydra/sweeper=study"),
+        (["+batch_size=64"], r"batch_size: nothing in the config reads this key\. Did you mean data\.batch_size\?"),
+        (["~sede"], r"~sede: there is no such key.*--cfg job"),
+        (["logger=null"], r"logger=null: this is no option of the group\. Choose one of csv, mlflow, none, tensor"),
+        (["trainer.devices=two"], r"Lightning's Trainer refuses the keys under `trainer`: `devices`"),
+        (["callbacks=learning_rate"], r"Lightning refuses what the config combines: .*LearningRateMonitor.*no logger"),
+        (["data.transform=os.path"], r"transform='os\.path': pass a function"),
+        (["data.cache_bytes=0"], r"cache_bytes=0: pass the most bytes"),
+        (["torch_threads=0"], r"torch_threads is 0; it must be at least 1, or null"),
+        (["model.lr=${nope}"], r"model\.lr: Interpolation key 'nope' not found\. Write the whole path"),
+        (["model.lr=${oc.env:NOT_THERE}"], r"model\.lr: the environment has no NOT_THERE\. Set it, or give.*,VALUE}"),
+        (["model.lr=???"], r"The config has no value for model\.lr\. Set it: model\.lr=\.\.\."),
+        (["task_name=null"], r"task_name: .*It cannot be null\."),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_key_and_what_would_do(folder, overrides, message):
     ended = fileset_train(folder, *TINY, *overrides)
 
     assert ended.status == 1
-    [line] = ended.err.splitlines()
+    [line] = [line for line in ended.err.splitlines() if "_pytree.py" not in line]  # a warning of Lightning's
     assert re.search(message, line), line
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "file").touch()
+
+    ended = fileset_train(tmp_path, *TINY, "paths.root_dir=file")
+
+    assert ended.status == 1
+    assert re.match(r"hydra\.run\.dir is file/logs/.* but \S+/file is no folder .*Set paths\.root_dir", ended.err)
+
+
+def test_a_wrong_key_in_a_file_of_ones_own_is_told_with_the_file(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ntrainer:\n  max_epoch: 3\n")
+
+    ended = fileset_train(tmp_path, "--config-dir=.", "experiment=mine")
+
+    assert ended.status == 1
+    [line] = ended.err.splitlines()
+    assert re.match(
+        r"In 'experiment/mine': trainer\.max_epoch: there is no such key\. Did you mean trainer\.max_ep", line
+    )
 
 
 SECRET = "hunter2-" + "x" * 8
@@ -106,11 +142,39 @@ def test_a_secret_is_refused_before_anything_is_written(tmp_path, overrides):
         {"columns": {"features": {"x": {"tokenizer": "builtins:list", "length": 4}}}},
         {"logger": {"api_key": "${oc.env:KEY}"}},
         {"source": {"password": None, "location": "s3://bucket/a@b"}},
-        {"source": {"location": "https://host:443/a"}},
+        {"source": {"location": "https://host:443/a?version=3"}},
+        {"filesets": {"sql": {"q": "SELECT secret, token FROM t WHERE password = 'x' AND pwd = token"}}},
     ],
 )
 def test_what_only_looks_like_a_secret_may_stay(harmless):
     mistakes.refuse_secrets(OmegaConf.create(harmless))
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ({"source": {"storage_options": {"key": SECRET}}}, "source.storage_options.key"),
+        ({"source": {"storage_options": {"account_key": SECRET}}}, "source.storage_options.account_key"),
+        ({"data": {"train": ["s3://a/b", f"s3://me:{SECRET}@a/b"]}}, "data.train"),
+        ({"source": {"location": f"https://host/a?X-Amz-Signature={SECRET}"}}, "source.location"),
+        ({"filesets": {"sql": {"q": f"FROM postgres_scan('host=a password={SECRET}', 't')"}}}, "filesets.sql.q"),
+        ({"filesets": {"sql": {"q": f"CREATE SECRET (TYPE s3, SECRET '{SECRET}')"}}}, "filesets.sql.q"),
+        ({"logger": {"mlflow": {"pwd": SECRET}}}, "logger.mlflow.pwd"),
+    ],
+)
+def test_a_secret_is_found_by_its_key_and_in_the_text_of_a_url_or_a_query(config, key):
+    with pytest.raises(SpecError) as caught:
+        mistakes.refuse_secrets(OmegaConf.create(config))
+
+    assert str(caught.value).startswith(f"{key} ") and SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("override", [f"source.location=s3://b/x?token={SECRET}", f"+source.password={{{SECRET}}}"])
+def test_a_secret_that_is_not_even_parsed_is_not_told_again(override, tmp_path):
+    ended = fileset_train(tmp_path, override)
+
+    assert ended.status == 1 and "=***: this is not written as Hydra reads it." in ended.err
+    assert SECRET not in ended.err + ended.out
 
 
 def test_a_secret_in_a_list_is_found():
@@ -141,3 +205,14 @@ def test_processes_that_are_started_meanwhile_tell_in_one_line_too(monkeypatch):
 
     assert done.stdout.strip() == "False"
     assert "HYDRA_FULL_ERROR" not in os.environ
+
+
+def test_ctrl_c_outside_of_the_training_ends_without_a_trace(folder, monkeypatch):
+    def interrupted(config):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(train, "make_filesets", interrupted)
+
+    ended = fileset_train(folder, *TINY)
+
+    assert (ended.status, ended.err) == (130, "")

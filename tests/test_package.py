@@ -30,8 +30,8 @@ ORDER = (
     *("gathering", "assembly", "by_index", "states", "reader", "epochs", "checkpoints", "waiting", "mixing"),
     *("profiles", "throughput", "measuring", "report"),
     *("callbacks", "torch", "loader", "tensorflow", "lightning", "keras", "ray"),
-    *("summary", "plots", "outcome", "models", "tasks", "schemas", "config_table", "mistakes", "results", "sweeps"),
-    *("study", "runs", "train", "cli"),
+    *("summary", "plots", "outcome", "models", "tasks", "schemas", "choices", "config_table", "mistakes", "results"),
+    *("sweeps", "study", "runs", "train", "cli"),
 )
 LAST_WITHOUT_FRAMEWORKS = "report"
 RANK = {name: rank for rank, name in enumerate(ORDER)}

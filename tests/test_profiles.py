@@ -4,6 +4,7 @@ import datetime as dt
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from decimal import Decimal
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fileset_integrations.errors import ColumnError, FileSetCorruptError
+from fileset_integrations.fileset import FileSet
 from fileset_integrations.profiles.leaves import leaves
 from fileset_integrations.profiles.measure import profile_columns
 from fileset_integrations.type_table import TYPES
@@ -216,3 +218,17 @@ def test_names_of_columns_are_names_and_no_sql(tmp_path):
     fs = fileset_of(tmp_path, table({name: ([1, 1], pa.int64()) for name in names}))
 
     assert [one.name for one in profile_columns(fs)] == names
+
+
+def test_columns_of_few_different_values_are_exact_even_where_others_are_estimated(tmp_path):
+    query = """SELECT i % 12 AS month, CASE WHEN i % 7 = 0 THEN 'nan'::DOUBLE ELSE i % 3 END AS x, i AS id
+               FROM range(50000) t(i)"""
+    fs = FileSet.make(target_stage_loc=tmp_path, name="x", query=query)
+
+    estimated, exact = profile_columns(fs, exact=False), profile_columns(fs, exact=True)
+
+    assert [one.approximate for one in estimated] == [False, False, True]
+    assert [replace(one, top_approximate=False) for one in estimated[:2]] == [
+        replace(one, top_approximate=False) for one in exact[:2]
+    ]
+    assert exact[1].distinct == 3 and exact[1].nans == len(range(0, 50_000, 7))  # NaN is no value

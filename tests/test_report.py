@@ -13,7 +13,8 @@ from fileset_integrations import cli
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.profiles.measure import profile_columns
 from fileset_integrations.report.charts import HEIGHT, WIDTH, cells_of, columns_of, grouped
-from fileset_integrations.report.page import duration, number, render, tidy
+from fileset_integrations.report.page import render
+from fileset_integrations.report.words import about, count, duration, instant, number, percent, tidy
 from fileset_integrations.throughput import record_throughput
 from tests.support.data import fileset_of, numbered, table
 from tests.support.staged import PROFILE, STAGE, staged_numbers
@@ -24,7 +25,7 @@ HOSTILE = "</pre></title><script>alert(1)</script>\"'&\x00\u202e"
 class Elements(HTMLParser):
     """Names of the elements, and all text, of a page whose elements must be closed in their order."""
 
-    EMPTY = frozenset({"meta", "link", "rect", "br"})
+    EMPTY = frozenset({"meta", "link", "use", "br"})
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -89,6 +90,37 @@ def test_it_says_where_the_fileset_comes_from_and_how_fast_it_was_read(tmp_path,
     assert "lightning: 5,000 rows in 0.50 s, streams 8" in text and "10,000" in text
 
 
+def test_it_says_what_is_worth_knowing_before_training(tmp_path, cache):
+    query = """SELECT i AS id, 7 AS same, NULL::INT AS nothing, CASE WHEN i % 4 = 0 THEN NULL ELSE 'a' END AS gaps,
+               CASE i % 5 WHEN 0 THEN 'nan'::FLOAT WHEN 1 THEN 'inf'::FLOAT ELSE i END AS x FROM range(100) t(i)"""
+    fs = FileSet.make(target_stage_loc=tmp_path, name="x", query=query)
+
+    text = " ".join(page_of(fs, cache).text.split())
+
+    for said in (
+        "Nothing but nulls: nothing",
+        "One and the same value in every row: same",
+        "says what becomes of them): gaps 25.0 %",
+        "NaN: x 20.0 %",
+        "Infinities: x",
+        "as an identifier has: id",
+    ):
+        assert said in text
+
+
+def test_a_histogram_that_a_few_values_far_off_would_flatten_shows_the_others_and_says_so(tmp_path, cache):
+    query = "SELECT CASE WHEN i % 500 = 0 THEN 1000000 + i ELSE i % 50 END AS x FROM range(5000) t(i)"
+    fs = FileSet.make(target_stage_loc=tmp_path, name="x", query=query)
+
+    [profile] = profile_columns(fs)
+    text = " ".join(page_of(fs, cache).text.split())
+
+    assert (profile.histogram.below, profile.histogram.above) == (0, 10)
+    assert sum(profile.histogram.counts) == 4990 and min(profile.histogram.counts) > 0
+    assert "not shown: 0 below and 10 above" in text
+    assert "1,004,500" in text  # the greatest is told
+
+
 def test_it_draws_each_number_of_streams_and_the_rows_own_order(tmp_path, cache):
     fs = numbered(tmp_path, [100] * 20)
 
@@ -114,7 +146,19 @@ def test_any_fileset_has_a_report(rows, tmp_path, cache):
     found = page_of(fileset_of(tmp_path, table(rows)), cache)
 
     assert next(iter(rows)) in found.text
-    assert ("Nothing to show" in found.text) == (next(iter(rows)) in ("only bytes", "no rows", "null", "list of text"))
+    assert "Nothing to show" in found.text
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [(0, "there are no rows"), (3, "all rows fit into one batch"), (20, "no column has a tensor by itself"), (30, "")],
+)
+def test_where_there_is_no_shuffling_to_be_seen_it_says_why(rows, why, tmp_path, cache):
+    values = ([b"a"] * rows, pa.binary()) if rows == 20 else (list(range(rows)), pa.int64())
+
+    text = page_of(fileset_of(tmp_path, table({"x": values})), cache, batch_size=10).text
+
+    assert ("Nothing to show" in text, why in text) == (bool(why), True)
 
 
 def test_many_files_are_drawn_as_means_of_neighbours():
@@ -152,10 +196,43 @@ def test_cells_are_darker_where_more_rows_come_from():
         (999999.5, "999,999.5"),
         (1234567.8, "1,234,568"),
         (1e-9, "1e-09"),
+        (2013, "2013"),
+        (-12345, "-12,345"),
     ],
 )
 def test_numbers_are_shown_as_people_read_them(value, shown):
     assert number(value) == shown
+
+
+def test_estimates_shares_and_times_are_rounded_and_nothing_seems_to_be_all_or_none():
+    assert [about(one) for one in (12.34567, 1344.25, 3, 3.0, 0.0001234567)] == ["12.35", "1344", "3", "3", "0.0001235"]
+    assert [percent(part, 10**6) for part in (0, 1, 7_500, 25_000, 999_999, 10**6)] == [
+        "0 %",
+        "< 0.01 %",
+        "0.75 %",
+        "2.5 %",
+        "> 99.9 %",
+        "100 %",
+    ]
+    assert [instant("2013-07-03T09:22:54.639523Z", coarse) for coarse in (True, False)] == [
+        "2013-07-03 09:22:54",
+        "2013-07-03 09:22:54.639523",
+    ]
+    assert [instant(one, True) for one in ("09:22:54.5", "2013-07-03", "12.5 s", None)] == [
+        "09:22:54",
+        "2013-07-03",
+        "12.5 s",
+        "–",
+    ]
+    assert [count(one, "row") for one in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]
+
+
+def test_emoji_and_scripts_keep_what_joins_their_characters():
+    family = "\U0001f469\u200d\U0001f469\u200d\U0001f467"
+
+    assert tidy(family) == family
+    assert tidy("pay\u200dpal") == "pay\\u200dpal"
+    assert tidy("\u200d") == "\\u200d"
 
 
 def test_spans_of_time_and_long_texts_are_shortened():
@@ -170,7 +247,8 @@ def test_a_fileset_in_a_stage_is_fetched_for_it(snowflake_server, stage, cache, 
     done = CliRunner().invoke(cli.app, ["report", f"{STAGE}/sets/numbers", "-o", str(path), "-c", PROFILE])
 
     assert done.exit_code == 0, done.output
-    assert "50 rows, 2 files" in path.read_text(encoding="utf-8")
+    text = " ".join(Elements(path.read_text(encoding="utf-8")).text.split())
+    assert "rows50 " in text and "files2 " in text
 
 
 def test_the_commands_write_it_and_record_what_they_measured(tmp_path, cache):

@@ -98,12 +98,12 @@ def test_a_name_taken_while_the_query_runs_is_found_out_at_the_end(location, mon
     publish = storage_class.publish
     others = []
 
-    def late(self, staged, name, files, manifest):
+    def late(self, staged, name, files, manifest, done):
         if not others:
             others.append(None)
             monkeypatch.setattr(storage_class, "making", lambda self, name: __import__("contextlib").nullcontext())
             others.append(make(location))
-        publish(self, staged, name, files, manifest)
+        publish(self, staged, name, files, manifest, done)
 
     monkeypatch.setattr(storage_class, "publish", late)
 
@@ -225,6 +225,54 @@ def test_storage_options_show_up_nowhere(monkeypatch):
 def test_a_url_without_a_driver_says_what_to_install():
     with pytest.raises(FileSetLocationError, match="nosuch"):
         FileSet(target_stage_loc="nosuch://bucket", name="flights")
+
+
+def test_a_store_that_cannot_be_reached_is_an_error_of_ours():
+    class NoCredentialsError(Exception):
+        """As botocore has it: neither an OSError nor one that fsspec knows."""
+
+    class Silent(LocalFileSystem):
+        protocol = "silent"
+
+        def cat_file(self, path, start=None, end=None, **options):
+            raise NoCredentialsError("Unable to locate credentials")
+
+    fsspec.register_implementation("silent", Silent, clobber=True)
+
+    with pytest.raises(FileSetLocationError, match=r"silent://.* cannot be reached \(NoCredentialsError: Unable"):
+        FileSet(target_stage_loc="silent://bucket/sets", name="flights")
+
+
+def test_an_upload_that_is_interrupted_leaves_nothing(tmp_path):
+    fs = make(tmp_path)
+
+    def stop(size):
+        raise KeyboardInterrupt
+
+    storage = open_storage("memory://interrupted/sets")
+    staged = storage.stage("flights")
+    shutil.copytree(tmp_path / "flights", staged, dirs_exist_ok=True)
+    with pytest.raises(KeyboardInterrupt):
+        storage.publish(staged, "flights", fs.manifest.paths, b"a manifest", stop)
+
+    assert fsspec.filesystem("memory").find("memory://interrupted") == []
+    assert not staged.exists()
+
+
+def test_a_copy_that_is_interrupted_once_its_manifest_came_through_stays_whole(tmp_path, monkeypatch):
+    fs = make(tmp_path)
+    memory = type(fsspec.filesystem("memory"))
+    pipe_file = memory.pipe_file
+
+    def interrupted(self, *arguments, **options):
+        pipe_file(self, *arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(memory, "pipe_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fs.copy_to("memory://late/sets")
+
+    FileSet(target_stage_loc="memory://late/sets", name="flights").verify()
 
 
 def test_a_forked_process_reads_through_a_driver_of_its_own(tmp_path):

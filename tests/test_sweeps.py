@@ -45,33 +45,49 @@ def in_a_process(folder: Path, *arguments: str) -> subprocess.CompletedProcess[s
     )
 
 
+# A model of the user's own, one of whose eight jobs comes upon what it cannot compute with.
+MINE = """
+from fileset_integrations.models.lightning import TabularRegressor
+
+
+class Mine(TabularRegressor):
+    def training_step(self, batch, batch_idx):
+        if self.hparams.lr == 0.07 and self.hparams.dropout > 0:
+            raise ArithmeticError("the loss is\\nnot finite")
+        return super().training_step(batch, batch_idx)
+"""
+
+
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """A grid of eight jobs, of which one raises; what it printed and its folder."""
+    """Eight jobs by joblib, two at once, of which one raises; what was printed and the folder."""
     folder = tmp_path_factory.mktemp("sweeps")
-    ended = fileset_train(
-        folder, "-m", *TINY, "model.lr=0.1,0.01", "model.dropout=0,0.1,0.2,1", "hydra.sweep.dir=sweep"
-    )
-    return ended, folder
+    (folder / "mine.py").write_text(MINE)
+    varied = ("model.lr=0.1,0.07,0.03,0.01", "model.dropout=0,0.1", "model._target_=mine.Mine")
+    by_joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=sweep")
+    return in_a_process(folder, "-m", *TINY, *varied, *by_joblib), folder
 
 
 @pytest.mark.slow
-def test_jobs_that_raise_stop_no_other_are_named_at_the_end_and_fail_the_whole(swept):
-    ended, _ = swept
+def test_a_job_that_raises_stops_no_other_is_named_at_the_end_and_fails_the_whole(swept):
+    done, folder = swept
 
-    assert ended.status == 1
-    assert len(rows_of(ended.out)) == 6
-    assert "6 of 8 jobs, best first by val_rmse" in ended.out
-    end = ended.out[ended.out.index("2 of 8 jobs failed:") :].splitlines()
-    assert re.match(r"  job 3 \(model\.lr=0\.1, model\.dropout=1\): model\.dropout is 1\.0; it must lie in", end[1])
-    assert re.match(r"  job 7 \(model\.lr=0\.01, model\.dropout=1\): model\.dropout is 1\.0; it must", end[2])
-    assert "Traceback" not in ended.err + ended.out
+    assert done.returncode == 1
+    assert len(rows_of(done.stdout)) == 7
+    assert "7 of 8 jobs, best first by val_rmse" in done.stdout
+    assert done.stdout[done.stdout.index("1 of 8 jobs failed:") :].splitlines() == [
+        "1 of 8 jobs failed:",
+        "  job 3 (model.lr=0.07, model.dropout=0.1): ArithmeticError: the loss is not finite",
+    ]
+    # It is no mistake in a config: where it came from stands in the job's own log, and there only.
+    told = {job: (folder / "sweep" / str(job) / "train.log").read_text() for job in range(8)}
+    assert [job for job, text in told.items() if "Traceback" in text] == [3]
 
 
 @pytest.mark.slow
 def test_the_table_is_best_first_and_says_what_each_job_measured(swept):
-    ended, folder = swept
-    rows = rows_of(ended.out)
+    done, folder = swept
+    rows = rows_of(done.stdout)
     errors = [float(row[3]) for row in rows]
     by_job = {result.job: result for result in results.read_all(folder / "sweep")}
 
@@ -80,7 +96,7 @@ def test_the_table_is_best_first_and_says_what_each_job_measured(swept):
         result = by_job[int(job)]
         assert (result.overrides["model.lr"], result.overrides["model.dropout"]) == (lr, dropout)
         assert result.metrics == pytest.approx({"val_rmse": float(rmse), "val_mae": float(mae)}, abs=1e-4)
-    assert [result.status for result in by_job.values()] == ["done", "done", "done", "failed"] * 2
+    assert [result.status for result in by_job.values()] == ["done"] * 3 + ["failed"] + ["done"] * 4
 
 
 @pytest.mark.slow
@@ -90,15 +106,17 @@ def test_the_folder_of_a_sweep_holds_its_table_and_its_plot(swept):
     with (folder / "sweep" / "sweep.csv").open() as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["job", "model.lr", "model.dropout", "val_rmse", "val_mae", "seconds"]
-    assert len(rows) == 7
+    assert len(rows) == 8
     assert (folder / "sweep" / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
-def test_one_fileset_serves_all_jobs(swept):
+def test_one_fileset_is_made_once_and_serves_all_jobs(swept):
     _, folder = swept
 
     assert [path.name for path in (folder / "data" / "filesets").iterdir() if path.name[0] != "."] == ["query"]
+    told = [(folder / "sweep" / str(job) / "train.log").read_text() for job in range(8)]
+    assert len({re.search(r"snapshot (\S+)", text)[1] for text in told}) == 1
 
 
 @pytest.mark.slow
@@ -201,6 +219,23 @@ def test_a_job_whose_process_died_is_no_success(tmp_path, monkeypatch):
     assert sweeps.finish(Console(file=text))  # told once
 
 
+def test_what_an_interpolation_stands_for_is_written_into_no_result(tmp_path, monkeypatch):
+    # The environment may hold a secret, and its name is all that a config says of it.
+    monkeypatch.setenv("SWEPT", "41-of-the-environment")
+    ended = fileset_train(tmp_path, "-m", *TINY, "seed=-1", "task_name='${oc.env:SWEPT}'", "hydra.sweep.dir=sweep")
+
+    [result] = results.read_all(tmp_path / "sweep")
+    assert ended.status == 1 and result.overrides["task_name"] == "'${oc.env:SWEPT}'"
+
+
+@pytest.mark.parametrize("varied", ["seed=range(1,1)", "seed=glob(nothing*)"])
+def test_a_sweep_without_a_job_is_a_mistake(varied, tmp_path):
+    ended = fileset_train(tmp_path, "-m", *TINY, varied, "hydra.sweep.dir=sweep")
+
+    assert ended.status == 1
+    assert ended.err.startswith("The sweep has no job: ") and len(ended.err.splitlines()) == 1
+
+
 def test_nothing_is_drawn_where_nothing_was_varied(tmp_path):
     text = printed([done(0, "0.1", 0.5)], None, tmp_path)
 
@@ -279,11 +314,18 @@ def test_a_strategy_that_stays_in_the_job_is_taken(settings):
     sweeps.refuse_subprocesses(OmegaConf.create(trainer(**settings)), OmegaConf.create(STUDY))
 
 
-def test_it_is_refused_before_the_first_job(tmp_path):
-    ended = fileset_train(tmp_path, "-m", *TINY, "hparams_search=optuna", "trainer=ddp", "hydra.sweep.dir=sweep")
+@pytest.mark.parametrize(
+    ("choice", "named"),
+    [
+        (["hparams_search=optuna"], "hydra/sweeper=StudySweeper"),
+        (["-m", "seed=0,1", "hydra/launcher=joblib"], "hydra/launcher=JoblibLauncher"),
+    ],
+)
+def test_it_is_refused_before_the_first_job(choice, named, tmp_path):
+    ended = fileset_train(tmp_path, *TINY, *choice, "trainer=ddp", "hydra.sweep.dir=sweep")
 
     assert ended.status == 1
-    assert "under hydra/sweeper=StudySweeper would be another job. Choose trainer=ddp_spawn" in ended.err
+    assert f"under {named} would be another job. Choose trainer=ddp_spawn" in ended.err
     assert list(tmp_path.iterdir()) == []
 
 

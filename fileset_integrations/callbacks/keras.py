@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from fileset_integrations.errors import MissingDependencyError, SpecError
+from fileset_integrations.callbacks import keras_missing
+from fileset_integrations.errors import SpecError
 from fileset_integrations.reader import FileSetReader
 from fileset_integrations.waiting import ThreadClock, Wait, WaitMeter, Watch, in_words
 
 try:
     import keras
 except ImportError as error:  # pragma: no cover - seen only where keras is not installed
-    raise MissingDependencyError(
-        f"{error}. Keras is optional: pip install 'fileset-integrations[keras]', and torch, tensorflow or jax for it."
-    ) from error
+    raise keras_missing(error) from error
 
 _BUSY = 0.8  # of the time that threads could make batches in; below it they waited for the training
 

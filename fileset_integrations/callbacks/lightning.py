@@ -8,7 +8,7 @@ from dataclasses import astuple
 from typing import Any
 
 from fileset_integrations.counters import ReaderStats
-from fileset_integrations.errors import MissingDependencyError, SpecError
+from fileset_integrations.errors import MissingDependencyError, SpecError, how_to_install
 from fileset_integrations.waiting import Wait, WaitMeter, Watch, Watched, in_words, together
 
 try:
@@ -16,9 +16,7 @@ try:
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch.utilities import rank_zero_info
 except ImportError as error:  # pragma: no cover - seen only where lightning is not installed
-    raise MissingDependencyError(
-        f"{error}. Lightning is optional: pip install 'fileset-integrations[lightning]'."
-    ) from error
+    raise MissingDependencyError(f"{error}. Lightning is optional. {how_to_install('lightning')}") from error
 
 
 _SHOW_EVERY_S = 2.0  # on the progress bar

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from fileset_integrations.callbacks import RAY_CHECKPOINT
-from fileset_integrations.errors import MissingDependencyError, SpecError
+from fileset_integrations.errors import MissingDependencyError, SpecError, how_to_install
 
 try:
     import ray.train
     from lightning.pytorch import Callback, LightningModule, Trainer
 except ImportError as error:  # pragma: no cover - seen only where one of them is not installed
-    raise MissingDependencyError(
-        f"{error}. Both are optional: pip install 'fileset-integrations[lightning,ray]'."
-    ) from error
+    raise MissingDependencyError(f"{error}. Both are optional. {how_to_install('lightning', 'ray')}") from error
 
 
 class RayCheckpoint(Callback):

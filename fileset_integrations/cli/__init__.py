@@ -1,6 +1,33 @@
 """The `fileset` command: make, look at, check, measure and remove FileSets without writing Python."""
 
-from fileset_integrations.cli import cache, measuring, snapshots
-from fileset_integrations.cli.application import app, main
+from __future__ import annotations
 
-__all__ = ["app", "cache", "main", "measuring", "snapshots"]
+import signal
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fileset_integrations.cli.application import app
+
+__all__ = ["app", "main"]
+
+
+def main() -> None:
+    """Run the command. A mistake of the user's is one line on standard error."""
+    # All else is imported here, where Ctrl-C ends the command without a word, and not with the trace of an import.
+    try:
+        _commands().run()
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
+
+
+def _commands() -> Any:
+    for family in ("snapshots", "measuring", "cache"):
+        import_module(f"{__name__}.{family}")
+    return import_module(f"{__name__}.application")
+
+
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _commands().app

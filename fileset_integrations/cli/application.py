@@ -10,8 +10,9 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -53,6 +54,8 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _stopped: list[int] = []  # signals that this process was stopped by
+_to_the_end: list[bool] = []  # not empty: they wait
+_LOOK_AGAIN_S = 0.25
 
 
 class Application(TyperGroup):
@@ -75,6 +78,9 @@ class Application(TyperGroup):
                 code = 128 + _stopped[0]
             else:
                 print(f"fileset: {text}", file=sys.stderr)
+        finally:
+            if _stopped:
+                signal.setitimer(signal.ITIMER_REAL, 0)  # see `_raise_stop`
         sys.exit(code if isinstance(code, int) else OK)
 
     def invoke(self, ctx: Any) -> Any:
@@ -145,8 +151,12 @@ def fileset(
     del debug, version
 
 
-def main() -> None:
-    """Run the command. A mistake of the user's is one line on standard error."""
+def run() -> None:
+    """Run the command that the process was started with, until it ends or is stopped by a signal."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this; its number is not to become another file's
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            setattr(sys, name, os.fdopen(nowhere, "w", encoding="utf-8", closefd=False))
     for number in _STOPPING:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
             signal.signal(number, _stop)
@@ -156,4 +166,32 @@ def main() -> None:
 def _stop(number: int, frame: object) -> None:
     # As an exception, so that whatever is half-written is removed on its way.
     _stopped.append(number)
-    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+    if not _to_the_end:
+        _raise_stop()
+
+
+def _raise_stop() -> NoReturn:
+    # Where the exception comes up while a library calls back, such as Snowflake's connector to log, it is swallowed. So
+    # the handler looks again, and raises another one unless an exception is being handled: what is half-written is
+    # removed on its way then.
+    signal.signal(signal.SIGALRM, _look_again)
+    signal.setitimer(signal.ITIMER_REAL, _LOOK_AGAIN_S)
+    raise KeyboardInterrupt if _stopped[0] == signal.SIGINT else SystemExit(128 + _stopped[0])
+
+
+def _look_again(number: int, frame: object) -> None:
+    if sys.exc_info()[1] is None:
+        _raise_stop()
+    signal.setitimer(signal.ITIMER_REAL, _LOOK_AGAIN_S)
+
+
+@contextmanager
+def to_the_end() -> Iterator[None]:
+    """What is done while this is held is short, and not to be left half-done: signals stop the command after it."""
+    _to_the_end.append(True)
+    try:
+        yield
+    finally:
+        _to_the_end.pop()
+    if _stopped:
+        _raise_stop()

@@ -23,8 +23,13 @@ Folder = Annotated[
     Path | None, typer.Option("--cache-dir", help="The cache directory; FILESET_CACHE_DIR, else the user's, without.")
 ]
 
-_REMEMBERED = {"columns": ("fits", ".json"), "kept": ("rows left by null policies", ".npz")}
-_DIGEST = re.compile("[0-9a-f]{64}")
+# What lies beside the fetched files and decoded blocks, which are both in `files`: kinds, and where they are.
+_REMEMBERED = {
+    "fits": ("columns/*", re.compile(r"[0-9a-f]{64}\.json")),
+    "rows left by null policies": ("kept/*", re.compile(r"[0-9a-f]{64}\.npz")),
+    "digests of fetched files": ("digests/??/*", re.compile("[0-9a-f]{64}")),
+    "measured speeds": ("runs/*", re.compile(r"throughput\.jsonl")),
+}
 
 
 @cache.command("ls")
@@ -44,7 +49,9 @@ def cache_ls(cache_dir: Folder = None, as_json: Json = False) -> None:
 @cache.command("prune")
 def cache_prune(
     max_bytes: MaxBytes = None,
-    everything: Annotated[bool, typer.Option("--all", help="Remove all of them, and what was fitted.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Remove all of them, and what was learned of them.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before --all.")] = False,
     cache_dir: Folder = None,
     as_json: Json = False,
@@ -107,7 +114,7 @@ def _kinds(root: Path) -> list[dict[str, Any]]:
 
 def _remembered(root: Path) -> Iterator[tuple[str, Path]]:
     """Kind and path of each file that keeps what was computed; of no other file, whoever put it there."""
-    for name, (kind, suffix) in _REMEMBERED.items():
-        for path in (root / name).glob(f"*{suffix}"):
-            if _DIGEST.fullmatch(path.name.removesuffix(suffix)):
+    for kind, (places, name) in _REMEMBERED.items():
+        for path in root.glob(places):
+            if name.fullmatch(path.name):
                 yield kind, path

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fileset_integrations.cli.application import app
-from fileset_integrations.cli.output import Json, Profile, Where, opened, print_facts, print_json, print_table, seen
+from fileset_integrations.cli.output import (
+    Json,
+    Profile,
+    Where,
+    opened,
+    print_facts,
+    print_json,
+    print_table,
+    say,
+    seen,
+)
 from fileset_integrations.cli.sizes import MemoryBytes
 from fileset_integrations.errors import FileSetLocationError
 
@@ -44,13 +54,32 @@ def stats(
     if as_json:
         print_json({"fileset": where, "num_rows": fs.num_rows, "columns": [one.to_json() for one in profiles]})
         return
-    if sys.stdout.isatty():
-        for one in profiles:
-            said = {name: value for name, value in _described(one).items() if value != ""}
-            print_facts({one.name: one.type, **said})
-            typer.echo()
+    if not sys.stdout.isatty():
+        print_table((), ([one.name, one.type, *_described(one).values()] for one in profiles))
         return
-    print_table((), ([one.name, one.type, *_described(one).values()] for one in profiles))
+    if columns is None and len(profiles) > _IN_FULL:
+        print_table(_OVERVIEW, map(_in_a_line, profiles))
+        say("`-C COLUMN` says more of one: mean, quantiles, frequent values.")
+        return
+    for one in profiles:
+        said = {name: value for name, value in _described(one).items() if value != ""}
+        if one.kind == "time" and one.std is not None:
+            said["std"] = f"{one.std:,.6g} s"
+        print_facts({one.name: one.type, **said})
+        typer.echo()
+
+
+_IN_FULL = 4  # columns that are described one below the other; more in a line each
+_OVERVIEW = ("column", "type", "nulls", "distinct", "min", "median", "max", "most frequent")
+
+
+def _in_a_line(one: ColumnProfile) -> list[Any]:
+    said = _described(one)
+    top = f"{str(one.top[0][0])[:20]} ({one.top[0][1]:,})" if one.top else ""
+    middle = _short(one.quantiles.get("0.5"))
+    about = "≈" if one.approximate and middle else ""
+    distinct = "" if one.distinct is None else f"{'≈' if one.approximate else ''}{one.distinct:,}"
+    return [one.name, one.type[:24], one.nulls, distinct, said["min"], about + middle, said["max"], top]
 
 
 def _described(one: ColumnProfile) -> dict[str, Any]:
@@ -89,6 +118,7 @@ def bench(
     where, fs = opened(where, connection_name)
     fs.pull()
     from fileset_integrations.measuring import measure
+    from fileset_integrations.progress import amount
     from fileset_integrations.throughput import record_throughput
 
     found = measure(
@@ -122,8 +152,8 @@ def bench(
             "first epoch": _rate(found.first_epoch),
             "later epochs": "not measured" if found.later_epochs is None else _rate(found.later_epochs),
             "first batch": f"{found.first_batch_s:.3f} s",
-            "all rows decoded": f"{found.decoded_bytes:,} bytes",
-            "memory used": f"{found.used_bytes:,} bytes of {found.memory_bytes:,}",
+            "all rows decoded": amount(found.decoded_bytes, "bytes"),
+            "memory used": f"{amount(found.used_bytes, 'bytes')} of {amount(found.memory_bytes, 'bytes')}",
             **{f"advice {number}": text for number, text in enumerate(found.advice, 1)},
         }
     )

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fileset_integrations.errors import SpecError
+from fileset_integrations.cli.completion import complete_fileset, local_names
+from fileset_integrations.errors import FileSetNotFoundError, SpecError
 
 if TYPE_CHECKING:
     from fileset_integrations.fileset import FileSet
 
 Where = Annotated[
     str | None,
-    typer.Argument(metavar="[LOCATION/NAME]", show_default=False, help="The FileSet; without, standard input says."),
+    typer.Argument(
+        metavar="[LOCATION/NAME]",
+        show_default=False,
+        help="The FileSet; without, standard input says.",
+        autocompletion=complete_fileset,
+    ),
 ]
 Location = Annotated[
     str, typer.Argument(metavar="LOCATION", help="A directory, URL or @database.schema.stage/dir that holds FileSets.")
@@ -38,7 +46,24 @@ def opened(where: str | None, connection_name: str | None) -> tuple[str, FileSet
     from fileset_integrations.fileset import FileSet
 
     where = named(where)
-    return where, FileSet.open(where, connection_name=connection_name)
+    try:
+        return where, FileSet.open(where, connection_name=connection_name)
+    except FileSetNotFoundError as error:
+        if (there := _what_there_is(where)) is None:
+            raise
+        raise FileSetNotFoundError(f"{where}: there is no such FileSet. {there}") from error
+
+
+def _what_there_is(where: str) -> str | None:
+    """What a person who mistook a name in a directory may have meant; None where nothing is there."""
+    parent, _, name = where.rstrip("/").rpartition("/")
+    if local_names(where):
+        return f"It is a location, which holds FileSets: `fileset ls {where}` lists them."
+    if not (names := local_names(parent or ".")):
+        return None
+    alike = get_close_matches(name, names, n=3) or names[:3]
+    more = f"; `fileset ls {parent or '.'}` lists all {len(names)}" if len(names) > len(alike) else ""
+    return f"{parent or '.'} holds {', '.join(alike)}{more}."
 
 
 def named(where: str | None) -> str:
@@ -104,23 +129,66 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
     Cells may come from rows of data: what a terminal would take for a command is written out.
     """
-    texts = [[seen("" if cell is None else str(cell)) for cell in row] for row in rows]
     if not sys.stdout.isatty():
-        for row in texts:
-            typer.echo("\t".join(row))
+        for row in rows:
+            typer.echo("\t".join(map(_cell, row)))
         return
+    _print_grid(headers, [[f"{cell:,}" if _is_number(cell) else cell for cell in row] for row in rows])
+
+
+def print_rows(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Rows of data: on a terminal that is too narrow for all columns, columns below each other."""
+    if not sys.stdout.isatty():
+        print_table(names, rows)
+        return
+    from rich.cells import cell_len
+    from rich.console import Console
+
+    room = Console().width
+    texts = [[_cut(_cell(cell)) for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) + 2 for column in zip(map(_cell, names), *texts, strict=True)]
+    if sum(widths) <= room or not rows:
+        _print_grid(names, texts)
+        return
+    beside = max(map(cell_len, map(_cut, names)), default=0) + 2
+    each = max((room - beside) // (max(cell_len(cell) for row in texts for cell in row) + 2), 1)
+    for start in range(0, len(texts), each):
+        block = texts[start : start + each]
+        if start:
+            typer.echo()
+        numbers = [str(place) for place in range(start + 1, start + len(block) + 1)]
+        _print_grid(("row", *numbers), [[_cut(name), *cells] for name, *cells in zip(names, *block, strict=True)])
+
+
+def _print_grid(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, show_header=bool(headers))
-    for header in headers:
-        table.add_column(Text(seen(header)))
-    for _ in range(0 if headers or not texts else len(texts[0])):
-        table.add_column()
-    for row in texts:
-        table.add_row(*map(Text, row))
+    table = Table(box=None, show_header=bool(headers), header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for place in range(len(headers) or len(rows[0] if rows else ())):
+        column = [_cell(row[place]) for row in rows]
+        numbers = bool(headers) and any(column) and all(_NUMBER.fullmatch(cell) for cell in column if cell)
+        table.add_column(Text(seen(headers[place])) if headers else "", justify="right" if numbers else "left")
+    for row in rows:
+        table.add_row(*(Text(_cell(cell), overflow="fold") for cell in row))
     Console().print(table)
+
+
+_NUMBER = re.compile(r"≈?-?[\d,.]+(e[+-]?\d+)?( ?([KMGT]iB|bytes|%))?")
+_WIDEST = 40  # characters of a value of a row
+
+
+def _is_number(cell: Any) -> bool:
+    return isinstance(cell, int) and not isinstance(cell, bool)
+
+
+def _cell(cell: Any) -> str:
+    return seen("" if cell is None else str(cell))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
 
 
 def say(text: str) -> None:

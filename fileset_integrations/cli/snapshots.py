@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fileset_integrations.cli.application import DAMAGED, app
+from fileset_integrations.cli.application import DAMAGED, app, to_the_end
+from fileset_integrations.cli.completion import complete_fileset
 from fileset_integrations.cli.output import (
     Json,
     Location,
@@ -18,6 +19,7 @@ from fileset_integrations.cli.output import (
     opened,
     print_facts,
     print_json,
+    print_rows,
     print_table,
     say,
     seen,
@@ -43,7 +45,12 @@ def make(
     ] = None,
     max_file_bytes: MaxFileBytes = 32 * 2**20,
     if_exists: Annotated[
-        str, typer.Option(metavar="error|open", help="Where the name is taken: open accepts what the same query made.")
+        str,
+        typer.Option(
+            metavar="error|open",
+            help="Where the name is taken: open accepts what the same query made.",
+            autocompletion=lambda: ["error", "open"],
+        ),
     ] = "error",
     store_query: Annotated[bool, typer.Option(help="Keep the query's text, secrets masked.")] = True,
     connection_name: Profile = None,
@@ -79,10 +86,13 @@ def make(
 
 
 def _query(path: Path | None) -> str:
+    if path is None and sys.stdin is None:
+        raise QueryError("There is no standard input to read a query from. Pass --query FILE.")
     if path is None and sys.stdin.isatty():
         say("The query, ended by Ctrl-D:")
     try:
-        return sys.stdin.read() if path is None else path.read_text(encoding="utf-8")
+        # Bytes: in some locales, text of other encodings would come with surrogates in it.
+        return (sys.stdin.buffer.read() if path is None else path.read_bytes()).decode("utf-8")
     except UnicodeDecodeError as error:
         raise QueryError(f"{path or 'standard input'}: the query is no UTF-8 text ({error.reason}).") from error
 
@@ -121,7 +131,20 @@ def info(where: Where = None, connection_name: Profile = None, as_json: Json = F
     if as_json:
         print_json(facts)
     else:
+        _print_info(facts)
+
+
+def _print_info(facts: dict[str, Any]) -> None:
+    if not sys.stdout.isatty():
         print_facts(facts)
+        return
+    from fileset_integrations.progress import amount
+
+    schema, nulls = facts.pop("schema"), facts.pop("null_counts")
+    facts["num_bytes"] = f"{facts['num_bytes']:,} ({amount(facts['num_bytes'], 'bytes')})"
+    print_facts({name: value for name, value in facts.items() if value not in (None, [])})
+    typer.echo()
+    print_table(("column", "type", "nulls"), ([name, type_, nulls.get(name)] for name, type_ in schema.items()))
 
 
 @app.command()
@@ -137,7 +160,7 @@ def head(
     if as_json:
         print_json(table.to_pylist())
     else:
-        print_table(table.column_names, (row.values() for row in table.to_pylist()))
+        print_rows(table.column_names, [[*row.values()] for row in table.to_pylist()])
 
 
 @app.command()
@@ -171,7 +194,9 @@ def pull(where: Where = None, connection_name: Profile = None, as_json: Json = F
 
 @app.command()
 def copy(
-    where: Annotated[str, typer.Argument(metavar="LOCATION/NAME", help="The FileSet.")],
+    where: Annotated[
+        str, typer.Argument(metavar="LOCATION/NAME", help="The FileSet.", autocompletion=complete_fileset)
+    ],
     location: Annotated[str, typer.Argument(metavar="TO", help="Directory, URL or stage to copy it to.")],
     name: Annotated[str | None, typer.Option(help="The copy's name; that of the FileSet without.")] = None,
     connection_name: Profile = None,
@@ -194,7 +219,14 @@ def copy(
 
 @app.command()
 def rm(
-    where: Annotated[str, typer.Argument(metavar="LOCATION[/NAME]", help="The FileSet; with --orphans its location.")],
+    where: Annotated[
+        str,
+        typer.Argument(
+            metavar="LOCATION[/NAME]",
+            help="The FileSet; with --orphans its location.",
+            autocompletion=complete_fileset,
+        ),
+    ],
     orphans: Annotated[bool, typer.Option("--orphans", help="Remove what crashed makes have left.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     connection_name: Profile = None,
@@ -210,8 +242,9 @@ def rm(
                 typer.echo(path)
         return
     where, fs = opened(where, connection_name)
-    confirmed(yes, f"Remove {where}, {fs.num_rows} rows in {fs.manifest.files.num_rows} files?")
-    fs.delete()
+    confirmed(yes, f"Remove {where}, {fs.num_rows:,} rows in {fs.manifest.files.num_rows:,} files?")
+    with to_the_end():
+        fs.delete()
     if as_json:
         print_json({"removed": [where]})
 

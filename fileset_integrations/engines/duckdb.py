@@ -7,7 +7,8 @@ file it is no faster than streaming, and it writes sums of integers as doubles (
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,31 @@ _LOSSLESS = {"hugeint": "DECIMAL(38,0)", "uhugeint": "DECIMAL(38,0)"} | dict.fro
 def connect() -> duckdb.DuckDBPyConnection:
     """A connection to an empty in-memory database, which takes no Python variable for a table."""
     return duckdb.connect(config={"python_enable_replacements": False})
+
+
+@contextmanager
+def share_done(connection: duckdb.DuckDBPyConnection) -> Iterator[Callable[[], float | None]]:
+    """While this is held, gives a function that says which part of the running query is done, in [0, 1].
+
+    None: nobody knows, or no query runs. DuckDB's own estimate (`query_progress`), which it makes only where its bar is
+    on, here without being printed. The connection's settings are put back.
+    """
+    wanted = {"enable_progress_bar": True, "enable_progress_bar_print": False}
+    settings = ", ".join(f"current_setting('{name}')" for name in wanted)
+    [before] = _relation(connection, f"SELECT {settings}").fetchall()
+    for name, value in wanted.items():
+        connection.execute(f"SET {name} = {value}")
+
+    def share() -> float | None:
+        percent = connection.query_progress()
+        return None if percent < 0 else min(percent / 100, 1.0)
+
+    try:
+        yield share
+    finally:
+        with suppress(duckdb.Error):  # of a transaction that the query's failure has ended
+            for name, value in zip(wanted, before, strict=True):
+                connection.execute(f"SET {name} = {bool(value)}")
 
 
 @dataclass(frozen=True, slots=True)

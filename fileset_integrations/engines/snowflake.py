@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import uuid
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -23,6 +23,7 @@ from fileset_integrations.errors import (
     SnowflakeError,
 )
 from fileset_integrations.manifest import DataFile, Manifest, file_table, mask_secrets, natural_key
+from fileset_integrations.progress import progress_bar
 from fileset_integrations.storage.connecting import Result, SnowflakeSession
 from fileset_integrations.storage.footers import common_schema, read_footers, total_nulls
 from fileset_integrations.storage.listing import Listed, require_server_side
@@ -84,7 +85,13 @@ def parse(query: str, session: SnowflakeSession) -> Query:
 
 
 def write(
-    query: Query, storage: StageStorage, name: str, wanted: Manifest, max_file_bytes: int, readback: bool
+    query: Query,
+    storage: StageStorage,
+    name: str,
+    wanted: Manifest,
+    max_file_bytes: int,
+    readback: bool,
+    shown: bool | None = False,
 ) -> Manifest:
     """Unload the result into a stage, check what came, and publish it; the manifest.
 
@@ -95,6 +102,7 @@ def write(
         wanted: The manifest, but for files, schema and what is learned with them.
         max_file_bytes: Target for the size of a file.
         readback: Fetch the files, for their sha256.
+        shown: Show how far it is, as of `progress.is_seen`. How far a query is, Snowflake does not tell.
 
     Raises:
         QueryError: The query failed.
@@ -107,11 +115,14 @@ def write(
     select = _select(query, wanted, storage.session)
     run = f"{RUN}{uuid.uuid4()}/"
     try:
-        result = _unload(select, storage, name, run, max_file_bytes)
-        files = _checked_files(result, storage, name, run)
-        manifest = _manifest(query, storage, name, run, files, replace(wanted, query_id=_query_id(files, result)))
+        with progress_bar(f"Snowflake makes {name}", None, shown) as done:
+            result = _unload(select, storage, name, run, max_file_bytes)
+            done(sum(rows for _, _, rows in unloaded_files(result)))
+            files = _checked_files(result, storage, name, run)
+            manifest = _manifest(query, storage, name, run, files, replace(wanted, query_id=_query_id(files, result)))
         if readback and files:
-            manifest = _with_digests(manifest, storage, name)
+            with progress_bar(f"Reading {name} back", manifest.num_bytes, shown, "bytes") as done:
+                manifest = _with_digests(manifest, storage, name, done)
         storage.publish_manifest(name, run, manifest.to_bytes())
         return manifest
     except BaseException:
@@ -262,8 +273,8 @@ def _with_dimensions(columns: Sequence[Column], schema: pa.Schema) -> pa.Schema:
     return pa.schema(fields)
 
 
-def _with_digests(manifest: Manifest, storage: StageStorage, name: str) -> Manifest:
-    digests = storage.digests(storage.url(name), manifest)
+def _with_digests(manifest: Manifest, storage: StageStorage, name: str, done: Callable[[int], object]) -> Manifest:
+    digests = storage.digests(storage.url(name), manifest, done)
     column = manifest.files.schema.get_field_index("sha256")
     return replace(manifest, files=manifest.files.set_column(column, "sha256", pa.array(digests, pa.string())))
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import multiprocessing.util
 import os
-import queue
 import signal
-import sys
 import threading
 import warnings
 from collections.abc import Mapping
-from types import FrameType
 from typing import Any
 
+from fileset_integrations.callbacks import keras_missing
 from fileset_integrations.columns import Columns, FittedColumns
-from fileset_integrations.errors import MissingDependencyError, SpecError
+from fileset_integrations.errors import SpecError
+from fileset_integrations.keras import ahead
 from fileset_integrations.reader import BlockMode, FileSetReader, Transform
 from fileset_integrations.spec import Shard, as_epoch, as_int
 from fileset_integrations.views import FileSetLike
@@ -25,9 +23,7 @@ from fileset_integrations.waiting import ThreadClock
 try:
     import keras
 except ImportError as error:  # pragma: no cover - seen only where keras is not installed
-    raise MissingDependencyError(
-        f"{error}. Keras is optional: pip install 'fileset-integrations[keras]', and torch, tensorflow or jax for it."
-    ) from error
+    raise keras_missing(error) from error
 
 _REPEATS_BEFORE_WARNING = 3  # Keras asks for the first batch once to build a model, and once an epoch
 
@@ -115,7 +111,10 @@ class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
                 f"{rows} rows make no full batch of {self.reader.plan.global_batch_size}. Pass a smaller batch_size, "
                 "or drop_last_batch=False, as for evaluation."
             )
-        if use_multiprocessing:
+        if ahead.reads_ahead(self) and (lacking := ahead.lacking()):
+            warnings.warn(_NOTHING_AHEAD.format(version=keras.__version__, lacking=lacking), UserWarning, stacklevel=2)
+            self.workers, self.use_multiprocessing = 1, False
+        if self.use_multiprocessing:
             self.reader = self.reader.shared()
             multiprocessing.util.register_after_fork(self, _leave_interrupts_to_the_parent)
         self.clock = ThreadClock()  # of what threads spend on making batches
@@ -217,17 +216,7 @@ class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
         What workers have read ahead by then is thrown away. Keras (3.15) would keep it for the next epoch: after a
         model was built from the first batch, each epoch would begin with batches of the one before.
         """
-        frame: FrameType | None = sys._getframe(1)  # that of Keras's adapter, which tells nobody of its queues
-        while frame is not None:
-            enqueuer = getattr(frame.f_locals.get("self"), "enqueuer", None)
-            if enqueuer is not None and getattr(enqueuer, "py_dataset", None) is self:
-                if not enqueuer.is_running():
-                    _empty(enqueuer.ready_queue)
-                    _empty(enqueuer.future_queue)
-                return
-            if frame.f_code.co_name != "on_epoch_end":
-                return
-            frame = frame.f_back
+        ahead.forget(self)
 
     def callback(self) -> keras.callbacks.Callback:
         """The callback through which `fit` tells this dataset its epoch."""
@@ -287,12 +276,6 @@ class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
         self._last = index
 
 
-def _empty(waiting: queue.Queue[Any]) -> None:
-    with contextlib.suppress(queue.Empty):
-        while True:
-            waiting.get_nowait()
-
-
 def _leave_interrupts_to_the_parent(_: Any) -> None:
     # Ctrl-C goes to every process of a terminal. A worker of a pool that dies of it may hold the lock of the pool's
     # queue, and the parent, which ends its workers itself, then waits for that lock for ever (Python 3.11).
@@ -301,6 +284,11 @@ def _leave_interrupts_to_the_parent(_: Any) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+_NOTHING_AHEAD = (
+    "Keras {version} keeps what workers read ahead in another way than versions "
+    f"{ahead.TRIED} ({{lacking}}), and this package cannot throw it away at an epoch's end. So batches are made in the "
+    "training itself, one after the other, as with workers=1. Pass that, or install one of those versions."
+)
 _OWN_STEPS = (
     "fit was given steps_per_epoch={steps}, and an epoch of this dataset has {whole} batches. "
     "Give the steps to the dataset, FileSetPyDataset(..., steps_per_epoch={steps}), or to "
@@ -340,8 +328,7 @@ class EpochCallback(keras.callbacks.Callback):  # type: ignore[misc]
         dataset, steps = self.dataset, self.params.get("steps")
         self._rest = dataset._counted = None
         self._counts = steps is not None and steps != len(dataset)
-        ahead = dataset.workers > 1 or (dataset.workers > 0 and dataset.use_multiprocessing)
-        if self._counts and (ahead or dataset._done()):
+        if self._counts and (ahead.reads_ahead(dataset) or dataset._done()):
             # With workers, Keras asks for batches ahead of an epoch's end, drops some, and begins anew in the next one.
             raise SpecError(_OWN_STEPS.format(steps=steps, whole=len(dataset)))
 

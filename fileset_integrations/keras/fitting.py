@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import keras
 
 from fileset_integrations.errors import SpecError
+from fileset_integrations.keras import ahead
 from fileset_integrations.keras.dataset import EpochCallback, FileSetPyDataset
 from fileset_integrations.keras.state import TrainingState
 from fileset_integrations.spec import as_int
@@ -52,8 +51,8 @@ def fit(
     Args:
         model: A compiled model; need not be built.
         ds: The training dataset. It is told its epoch; `ds.callback()` is not needed.
-        resume: Folder of the state, made if it is missing; None: nothing is kept. Ranks need one that all of them see;
-            rank 0 writes. Before ranks call this again in the same processes, they wait for one another.
+        resume: Folder of the state, made if it is missing; None: nothing is kept. Ranks need one that all of them see:
+            rank 0 writes, and the others wait for its state at the end of this call and of its first epoch.
         save_every: Batches between two saves within an epoch. None: a minute, or 20 times what a save takes if that is
             more. The end of an epoch, after its validation, is always saved.
         epochs: Epochs in all, those before a resume included.
@@ -74,7 +73,8 @@ def fit(
 
     Raises:
         SpecError: An argument is out of range.
-        CheckpointError: The folder is damaged, in use, or holds something else.
+        CheckpointError: The folder is damaged, in use, or holds something else; or what rank 0 saves is not to be seen
+            in it.
         StateMismatchError: The state is of another dataset, order or model.
     """
     _check(ds, resume, save_every, epochs, initial_epoch, shuffle, callbacks)
@@ -111,9 +111,11 @@ def fit(
                     shuffle=False,
                 )
         except BaseException:
-            _stop_workers(ds, validation_data)
+            ahead.stop(ds, validation_data)
             raise
         through.end()
+        if state is not None:
+            state.await_rank_0()
     return model.history
 
 
@@ -181,17 +183,3 @@ class _Through(keras.callbacks.CallbackList):  # type: ignore[misc]
     def end(self) -> None:
         """The training is over."""
         super().on_train_end(self._logs)
-
-
-def _stop_workers(*datasets: Any) -> None:
-    """End the threads and processes that Keras leaves when a training ends by an exception.
-
-    They wait for room in a queue that nobody empties any more.
-    """
-    for thread in threading.enumerate():
-        enqueuer: Any = getattr(getattr(thread, "_target", None), "__self__", None)
-        if any(getattr(enqueuer, "py_dataset", None) is dataset for dataset in datasets if dataset is not None):
-            enqueuer.stop(drain_queue_and_join=False)
-            while thread.is_alive():
-                with contextlib.suppress(queue.Empty):
-                    enqueuer.future_queue.get(timeout=0.05)

@@ -20,6 +20,9 @@ from fileset_integrations.keras.dataset import FileSetPyDataset
 _MIN_SECONDS = 60.0  # between two saves within an epoch, where nobody says how many batches
 _SHARE = 20  # and so many times what the last one took, so that saving takes 5 % of the time at most
 
+_RANK_0_SECONDS = 600.0  # for the largest state on the slowest disk: what is too long for either ends in an error
+_POLL_SECONDS = 0.05
+
 # What Keras's callbacks count, and forget when a training begins (Keras 3.15; ModelCheckpoint forgets nothing then, but
 # begins anew in a new process).
 _COUNTS: tuple[tuple[type[keras.callbacks.Callback], tuple[str, ...]], ...] = (
@@ -55,6 +58,8 @@ class TrainingState(keras.callbacks.Callback):  # type: ignore[misc]
         self._arrays: dict[str, NDArray[Any]] = {}
         self._saved = 0  # batches of this call's epoch at the last save
         self._next = time.monotonic() + _MIN_SECONDS
+        self._reached: tuple[int, int] | None = None  # pass and batches at the last epoch's end, where rank 0 saves
+        self._seen = False  # a state of rank 0's was waited for
 
     def load(self, initial_epoch: int) -> int:
         """Read the folder; the dataset goes on where the state was taken.
@@ -128,6 +133,40 @@ class TrainingState(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.stopped = bool(self.model.stop_training)
         self._save(len(self._dataset))
+        if self._dataset.reader.shard.rank:
+            self._reached = _place(self._dataset.state_dict(len(self._dataset)))
+            if not self._seen:  # a folder that is this rank's own is noticed now, not when a resumed training hangs
+                self.await_rank_0()
+
+    def await_rank_0(self) -> None:
+        """On other ranks, return once rank 0 has saved the last epoch's end.
+
+        Whoever trains on in the same processes reads the folder again: a rank that came too early would go on from
+        another place than the others, which would wait for it for ever in their next step. The folder says it on every
+        backend, where a barrier would be another one for each. In the midst of a training nothing needs to wait: rank 0
+        saves on its way to the next step, which the ranks make together.
+
+        Raises:
+            CheckpointError: Nothing of the kind is to be seen.
+        """
+        if self._reached is None:
+            return
+        deadline = time.monotonic() + _RANK_0_SECONDS
+        problem: CheckpointError | None = None
+        while True:
+            try:
+                facts = self.folder.facts()
+                if facts is not None and _place(facts["reader"]) >= self._reached:
+                    self._seen = True
+                    return
+            except CheckpointError as error:  # rank 0 has just replaced what was being read
+                problem = error
+            if time.monotonic() > deadline:
+                raise CheckpointError(
+                    f"{self.folder.path}: rank {self._dataset.reader.shard.rank} has seen no state of rank 0's at the "
+                    f"end of its epoch for {_RANK_0_SECONDS:g} s. Name a folder that all ranks see."
+                ) from problem
+            time.sleep(_POLL_SECONDS)
 
     # --- taking and putting back -------------------------------------------------------------------------------------
 
@@ -190,6 +229,11 @@ class TrainingState(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _history(self) -> keras.callbacks.History:
         return next(one for one in self._callbacks if isinstance(one, keras.callbacks.History))
+
+
+def _place(reader: Mapping[str, Any]) -> tuple[int, int]:
+    """How far a reader's state is: pass, and batches of it."""
+    return reader["epoch"], reader["batches"]
 
 
 _MEANING = {"model": "the model", "metrics": "metrics", "optimizer": "the optimizer"}

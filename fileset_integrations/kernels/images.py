@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fileset_integrations.errors import ColumnError, MissingDependencyError, NullValueError, SpecError
+from fileset_integrations.errors import ColumnError, MissingDependencyError, NullValueError, SpecError, how_to_install
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's modes of 8 bits a channel, by the number of channels
 # Pillow lets other threads run while it decodes, but not while it finds out what to decode: threads help from images of
@@ -209,9 +209,7 @@ def _pillow() -> Any:
     try:
         import PIL.Image
     except ImportError as error:
-        raise MissingDependencyError(
-            'Encoded images need Pillow. Install it with: pip install "fileset-integrations[images]"'
-        ) from error
+        raise MissingDependencyError(f"Encoded images need Pillow. {how_to_install('images')}") from error
     return PIL.Image
 
 

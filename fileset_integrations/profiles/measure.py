@@ -3,7 +3,8 @@
 The first pass counts, sums and sketches; the second, which knows the extremes and the frequent values by then, counts
 the bins of histograms and how often each frequent value occurs. Sketches are DuckDB's (HyperLogLog, t-digest, filtered
 space-saving); sums, extremes, bins and counts are exact. FileSets that are small enough are described exactly
-throughout, but for which values are the most frequent where there are very many different ones.
+throughout, but for which values are the most frequent where there are very many different ones; and so is every column
+of so few different values that all of them were counted.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ _BATCH_ROWS = 65_536
 _EXACT_VALUES = 4_000_000
 _EXACT_BYTES = 128 * 2**20
 _EXACT_INTEGER = 2**53  # the last one before float64 has gaps
+# Where the middle 98 % of the values take less of the whole range than this, the histogram is theirs.
+_MIDDLE = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +52,16 @@ class Histogram:
         stop: Where the last one ends.
         counts: Values in each range; the last one includes its end.
         labels: The least and the greatest value in it, as they are shown.
+        below: Values below the first range: a few that lie far off are not drawn, lest one bar holds all others.
+        above: Values above the last one.
     """
 
     start: float
     stop: float
     counts: tuple[int, ...]
     labels: tuple[Plain, Plain]
+    below: int = 0
+    above: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +219,7 @@ class _Account:
         self._ends: tuple[Any, Any] = (None, None)
         self._origin = 0
         self._bins = np.zeros(0, np.int64)
+        self._below = self._above = 0
 
     def learn(self, table: pa.Table) -> pa.ChunkedArray | None:
         """Count and sum the rows of a table; its values."""
@@ -227,10 +235,12 @@ class _Account:
 
     def sketches(self, name: str) -> list[str]:
         """The aggregates that DuckDB is to compute of the column, each a part of a SELECT."""
-        distinct = f"count(DISTINCT {name})" if self._exact else f"approx_count_distinct({name})"
-        wanted = [distinct, f"approx_top_k({name}, {_CANDIDATES})"]
+        floating = pa.types.is_floating(self.plain)
+        of = f"CASE WHEN NOT isnan({name}) THEN {name} END" if floating else name
+        distinct = f"count(DISTINCT {of})" if self._exact else f"approx_count_distinct({of})"
+        wanted = [distinct, f"approx_top_k({of}, {_CANDIDATES})"]
         if self._numbers:
-            of = f"CASE WHEN isfinite({name}) THEN {name} END" if pa.types.is_floating(self.plain) else name
+            of = f"CASE WHEN isfinite({name}) THEN {name} END" if floating else name
             # The ends too: those of the finite values.
             shares = ", ".join(map(str, (0.0, *QUANTILES, 1.0)))
             wanted.append(f"{'quantile_disc' if self._exact else 'approx_quantile'}({of}, [{shares}])")
@@ -255,6 +265,7 @@ class _Account:
             return
         if pa.types.is_integer(self.plain) and int(high) - int(low) <= _EXACT_INTEGER:
             self._origin = int(low)  # counted from there, floats tell neighbours apart
+        low, high = self._middle(low, high)
         start, stop = float(low - self._origin), float(high - self._origin)
         if pa.types.is_integer(self.plain) and stop - start <= _EXACT_INTEGER:
             # Bins of as many integers each, one if it can be: else some hold one more than their neighbours.
@@ -266,6 +277,13 @@ class _Account:
         if self._range is not None:
             self._ends = low, high
             self._bins = np.zeros(self._range[2], np.int64)
+
+    def _middle(self, low: Any, high: Any) -> tuple[Any, Any]:
+        """The range that a histogram shows of all finite values: all, or where nearly all of them are."""
+        if not self._quantiles or None in self._quantiles:
+            return low, high
+        first, last = self._quantiles[1], self._quantiles[-2]
+        return (first, last) if 0 < float(last - first) < _MIDDLE * float(high - low) else (low, high)
 
     def count(self, table: pa.Table) -> None:
         """The second pass over the rows of a table."""
@@ -284,14 +302,22 @@ class _Account:
             numbers: NDArray[np.float64] = values.cast(pa.float64(), safe=False).to_numpy()
             if pa.types.is_floating(self.plain):
                 numbers = numbers[np.isfinite(numbers)]
-            # A decimal's float may lie a bit outside of the float of the extreme.
-            self._bins += np.histogram(np.clip(numbers, start, stop), bins, (start, stop))[0]
+            below, above = int(np.count_nonzero(numbers < start)), int(np.count_nonzero(numbers > stop))
+            if self._ends == (self._statistics.minimum, self._statistics.maximum):
+                # Nothing lies outside, but for a decimal's float, by a bit.
+                numbers, below, above = np.clip(numbers, start, stop), 0, 0
+            self._bins += np.histogram(numbers, bins, (start, stop))[0]
+            self._below, self._above = self._below + below, self._above + above
 
     def profile(self) -> ColumnProfile:
         """All that was found."""
         leaf, numbers = self.leaf, self._statistics
         count = numbers.count if self._numbers else 0
         valid = self._rows - self._nulls
+        # Where the counted values are all there are, they tell exactly what else is estimated.
+        counted = self._candidates is not None and int(self._top.sum()) == valid - numbers.nans
+        distinct = int(np.count_nonzero(self._top)) if counted else self._distinct
+        quantiles = self._counted_quantiles() if counted and self._numbers else self._quantiles[1:-1]
         top = self._most_frequent()
         lengths = self._lengths
         return ColumnProfile(
@@ -301,14 +327,14 @@ class _Account:
             rows=self._rows,
             nulls=self._nulls,
             nans=numbers.nans,
-            distinct=self._distinct if self._distinct is None or not self._rows else min(self._distinct, valid),
+            distinct=None if distinct is None else min(distinct, valid),
             minimum=leaf.shown(numbers.minimum),
             maximum=leaf.shown(numbers.maximum),
             mean=leaf.shown(numbers.mean) if count else None,
             std=_std(numbers, leaf.unit) if count else None,
             quantiles={
                 f"{share:g}": leaf.shown(value)
-                for share, value in zip(QUANTILES, self._quantiles[1:-1], strict=False)
+                for share, value in zip(QUANTILES, quantiles, strict=False)
                 if value is not None
             },
             lengths=Lengths(int(lengths.minimum), lengths.mean, int(lengths.maximum))
@@ -317,16 +343,27 @@ class _Account:
             histogram=self._histogram(),
             top=tuple((leaf.shown(value), number) for value, number in top),
             top_share=sum(number for _, number in top) / valid if valid else 0.0,
-            approximate=self.sketched and not self._exact,
-            top_approximate=bool(top) and (self._distinct or 0) > _CANDIDATES * 4 // 5,
+            approximate=self.sketched and not self._exact and not counted,
+            top_approximate=bool(top) and not counted and (distinct or 0) > _CANDIDATES * 4 // 5,
         )
 
     def _most_frequent(self) -> list[tuple[Any, int]]:
         if self._candidates is None:
             return []
         counted = zip(self._candidates.to_pylist(), self._top.tolist(), strict=True)
-        found = [(value, number) for value, number in counted if number > 1 and value == value]
+        found = [(value, number) for value, number in counted if number > 1]
         return sorted(found, key=lambda one: (-one[1], str(one[0])))[:TOP]
+
+    def _counted_quantiles(self) -> list[Any]:
+        """Quantiles of the finite values, where all values were counted; as DuckDB's quantile_disc has them."""
+        pairs = zip(self._candidates.to_pylist() if self._candidates else [], self._top.tolist(), strict=True)
+        counted = sorted((value, number) for value, number in pairs if number and _finite(value))
+        if not counted:
+            return []
+        ends = np.cumsum([number for _, number in counted])
+        # In whole numbers: a share of all values times their number would be rounded.
+        ranks = [-(-round(100 * share) * int(ends[-1]) // 100) for share in QUANTILES]
+        return [counted[int(np.searchsorted(ends, max(rank, 1)))][0] for rank in ranks]
 
     def _histogram(self) -> Histogram | None:
         if self._range is None:
@@ -334,7 +371,8 @@ class _Account:
         start, stop, _ = self._range
         low, high = self._ends
         start, stop = start + self._origin, stop + self._origin
-        return Histogram(start, stop, tuple(self._bins.tolist()), (self.leaf.shown(low), self.leaf.shown(high)))
+        labels = (self.leaf.shown(low), self.leaf.shown(high))
+        return Histogram(start, stop, tuple(self._bins.tolist()), labels, self._below, self._above)
 
 
 def _empty(leaf: Leaf) -> pa.ChunkedArray:

@@ -23,6 +23,7 @@ class Bar:
         width: Its width.
         height: Its height.
         shade: How strong its colour is, in (0, 1].
+        says: What it stands for; shown where the mouse rests on it.
     """
 
     x: float
@@ -30,10 +31,16 @@ class Bar:
     width: float
     height: float
     shade: float = 1.0
+    says: str = ""
 
 
-def columns_of(counts: Sequence[float]) -> list[Bar]:
-    """Upright bars as high as the numbers, the greatest as high as the chart; a number above 0 is always to be seen."""
+def columns_of(counts: Sequence[float], says: Sequence[str] = ()) -> list[Bar]:
+    """Upright bars as high as the numbers, the greatest as high as the chart; a number above 0 is always to be seen.
+
+    Args:
+        counts: The numbers.
+        says: What each of them stands for; nothing without.
+    """
     most = max(counts, default=0)
     if most <= 0:
         return []
@@ -43,7 +50,9 @@ def columns_of(counts: Sequence[float]) -> list[Bar]:
     for place, count in enumerate(counts):
         if count > 0:
             height = max(HEIGHT * count / most, 1.0)
-            bars.append(Bar(_tidy(place * room + gap / 2), _tidy(HEIGHT - height), _tidy(room - gap), _tidy(height)))
+            x, width = _tidy(place * room + gap / 2), _tidy(room - gap)
+            said = says[place] if says else ""
+            bars.append(Bar(x, _tidy(HEIGHT - height), width, _tidy(height), says=said))
     return bars
 
 

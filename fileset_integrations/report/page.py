@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,17 +16,43 @@ from fileset_integrations.errors import SpecError
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.measuring import readable_columns
 from fileset_integrations.mixing import ShuffleReport, mixing_map, shuffle_report
-from fileset_integrations.profiles.leaves import Plain
 from fileset_integrations.profiles.measure import ColumnProfile
 from fileset_integrations.progress import amount
 from fileset_integrations.reader import FileSetReader
+from fileset_integrations.report import words
 from fileset_integrations.report.charts import Bar, cells_of, columns_of, grouped
+from fileset_integrations.report.remarks import badges_of, remarks_on
 from fileset_integrations.spec import as_int
 from fileset_integrations.throughput import throughputs
 
-_SHOWN = 120  # characters of a value or a name
 _QUERY = 20_000  # characters of the query
 _MAP_HEIGHT, _BANDS = 160, 20
+_OVERVIEW = 4  # columns from which on a table of them all is of use
+_TOP_BESIDE = 5  # frequent values that are shown below a histogram, or where even they are rare
+_RARE = 0.01
+_WIDE = 11  # characters of a value, of which two stand side by side in place of three
+_WORDS = ("about", "count", "duration", "instant", "number", "percent", "size", "tidy", "times")
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A column as the page shows it.
+
+    Attributes:
+        profile: What is known of it.
+        badges: What is to be remarked, in a word each.
+        bars: Its histogram; empty where there is none, or nothing to be seen in it.
+        outside: What the histogram leaves out, in words.
+        top: The frequent values that are worth showing.
+        wide: Its values take much room.
+    """
+
+    profile: ColumnProfile
+    badges: list[str]
+    bars: list[Bar]
+    outside: str
+    top: Sequence[tuple[Any, int]]
+    wide: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +98,7 @@ def render(
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "duration": duration, "tidy": tidy, "times": times, "size": size}
+    environment.filters |= {name: getattr(words, name) for name in _WORDS}
     text = files("fileset_integrations.report").joinpath("report.html").read_text(encoding="utf-8")
     manifest = fs.manifest
     rows, sizes = manifest.file_rows.tolist(), manifest.files["bytes"].to_pylist()
@@ -84,7 +109,9 @@ def render(
         fs=fs,
         manifest=manifest,
         query=None if query is None else _lines(query),
-        profiles=[(profile, _histogram(profile)) for profile in profiles],
+        columns=[_described(profile) for profile in profiles],
+        overview=len(profiles) >= _OVERVIEW,
+        remarks=remarks_on(profiles),
         approximate=any(profile.approximate for profile in profiles),
         files=_sizes(sizes),
         file_rows=_sizes(rows),
@@ -100,11 +127,44 @@ def render(
 
 def _lines(query: str) -> str:
     shown = query if len(query) <= _QUERY else query[:_QUERY] + "\n…"
-    return "\n".join(tidy(line, limit=_QUERY) for line in shown.expandtabs(4).splitlines())
+    return "\n".join(words.tidy(line, limit=_QUERY) for line in shown.expandtabs(4).splitlines())
 
 
-def _histogram(profile: ColumnProfile) -> list[Bar]:
-    return [] if profile.histogram is None else columns_of(profile.histogram.counts)
+def _described(profile: ColumnProfile) -> Described:
+    histogram, top, outside = profile.histogram, profile.top, ""
+    bars: list[Bar] = []
+    if profile.minimum is not None and profile.minimum == profile.maximum:
+        top = ()
+    elif histogram is not None:
+        bars = columns_of(histogram.counts, _ranges(profile))
+        # Where a bar is one value, the bars say it all.
+        each = (histogram.stop - histogram.start) / len(histogram.counts)
+        if (each == 1 and "int" in profile.type) or (profile.top_share < 0.1 and profile.kind in ("number", "time")):
+            top = ()
+        if histogram.below or histogram.above:
+            outside = f"not shown: {histogram.below:,} below and {histogram.above:,} above"
+    rare = profile.top_share < _RARE
+    top = top[:_TOP_BESIDE] if bars or rare else top
+    ends = [len(words.number(end)) for end in (profile.minimum, profile.maximum)]
+    return Described(profile, badges_of(profile), bars, outside, top, wide=max(ends) > _WIDE)
+
+
+def _ranges(profile: ColumnProfile) -> list[str]:
+    """What each bar of a histogram stands for, in words."""
+    assert profile.histogram is not None
+    counts = profile.histogram.counts
+    ends = np.linspace(profile.histogram.start, profile.histogram.stop, len(counts) + 1).tolist()
+    said = []
+    for low, high, held in zip(ends, ends[1:], counts, strict=False):
+        if profile.kind == "time":
+            where = ""  # the ends are in a unit that says nothing
+        elif "int" in profile.type:
+            first, last = math.ceil(low), math.floor(high)
+            where = f"{words.number(first)}: " if first == last else f"{words.number(first)} to {words.number(last)}: "
+        else:
+            where = f"{words.about(low)} to {words.about(high)}: "
+        said.append(f"{where}{words.count(held, 'value')}")
+    return said
 
 
 def _sizes(sizes: Sequence[int]) -> dict[str, Any]:
@@ -121,12 +181,12 @@ def _sizes(sizes: Sequence[int]) -> dict[str, Any]:
 
 
 def _mixing(fs: FileSet, streams: Sequence[int], batch_size: int) -> list[Mixing]:
-    """Nothing of a FileSet without rows, or without a column that has a tensor by itself."""
+    """Nothing of a FileSet whose rows fit into one batch, or without a column that has a tensor by itself."""
     batch_size = as_int(batch_size, "batch_size")
     if batch_size < 1:
         raise SpecError(f"batch_size={batch_size}: pass at least 1.")
     spec, _ = readable_columns(fs)
-    if spec is None or not fs.num_rows:
+    if spec is None or fs.num_rows <= batch_size:
         return []
     row_bytes = bind(spec, fs.schema).row_bytes
     # One column that nothing must be learned of: where rows come from is the same for all columns.
@@ -163,47 +223,3 @@ def _runs(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     most = max(rates, default=0.0) or 1.0
     both = zip(reversed(found), reversed(rates), strict=True)
     return [{**one, "rate": rate, "share": 100 * rate / most} for one, rate in both]
-
-
-def number(value: Plain) -> str:
-    """A number, time or text of a column as people read it."""
-    if value is None:
-        return "–"
-    if isinstance(value, str):
-        return tidy(value)
-    if isinstance(value, int):
-        return f"{value:,}"
-    if 1e6 <= abs(value) < 1e15:
-        return f"{value:,.0f}"
-    return f"{value:,.{7 if abs(value) >= 1e5 else 6}g}"  # 999,999.5, not 1e+06
-
-
-def size(num_bytes: int) -> str:
-    """A number of bytes in the unit that suits it."""
-    return amount(num_bytes, "bytes")
-
-
-def times(ratio: float) -> str:
-    """How many times as much something is."""
-    return "–" if math.isnan(ratio) else f"{ratio:,.{1 if ratio < 100 else 0}f}"
-
-
-def duration(seconds: float) -> str:
-    """A span of time in the greatest unit that it is more than two of."""
-    for name, unit in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
-        if seconds > 2 * unit:
-            return f"{seconds / unit:,.4g} {name}"
-    return f"{seconds:.4g} s"
-
-
-def tidy(text: object, limit: int = _SHOWN) -> str:
-    """Text in which nothing but characters that are seen is left, cut where it is long."""
-    shown = str(text)
-    if len(shown) > limit:
-        shown = shown[: limit - 1] + "…"
-    return "".join(character if _seen(character) else f"\\u{ord(character):04x}" for character in shown)
-
-
-def _seen(character: str) -> bool:
-    # Neither control characters nor those that turn the direction of what follows.
-    return character == " " or unicodedata.category(character)[0] not in "CZ"

@@ -9,7 +9,9 @@ from collections.abc import Callable
 
 from omegaconf import DictConfig
 
-from fileset_integrations.errors import FileSetError, MissingDependencyError, SpecError
+from fileset_integrations import plots
+from fileset_integrations.callbacks import extra_of_backend
+from fileset_integrations.errors import FileSetError, MissingDependencyError, SpecError, how_to_install
 from fileset_integrations.runs import Job, Trained
 
 
@@ -24,16 +26,19 @@ def training_function(config: DictConfig) -> Callable[[Job], Trained | None]:
     extras = [framework, "recipes"]
     if framework == "keras":
         _choose_keras_backend(config.keras.backend.value)
-        extras.insert(1, config.keras.backend.value.replace("torch", "lightning"))  # the extra that brings torch
+        extras.insert(1, extra_of_backend(config.keras.backend.value))
     try:
         module = importlib.import_module(f"fileset_integrations.runs.{framework}")
+        if config.get("ray") is not None:  # which says how to get Ray, before the FileSets are made
+            importlib.import_module("fileset_integrations.ray")
     except ImportError as error:
         if isinstance(error, FileSetError):
             raise
         raise MissingDependencyError(
-            f"framework={framework} needs {error.name or error}, which cannot be imported. "
-            f'Install it with: pip install "fileset-integrations[{",".join(extras)}]"'
+            f"This run (framework={framework}) needs {error.name or error}, which cannot be imported. "
+            f"{how_to_install(*extras)}"
         ) from error
+    plots.require_matplotlib()  # rather than at the end, with the model lost
     train: Callable[[Job], Trained | None] = module.train
     return train
 

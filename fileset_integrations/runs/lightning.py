@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 from numpy.typing import NDArray
 
 from fileset_integrations.errors import SpecError
@@ -24,6 +25,9 @@ from fileset_integrations.runs.building import target_of
 from fileset_integrations.summary import Batch
 from fileset_integrations.waiting import WaitMeter, Watched
 
+_SAYS = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+_PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
+_PROFILE = "profile"
 _FOUND = ("seconds", "waiting_s", "num_rows", "ranks", "history")  # of a Stopwatch
 
 
@@ -116,7 +120,6 @@ def train(job: Job) -> Trained | None:
         SpecError: The config's model or trainer is not Lightning's, or no batch was trained on.
     """
     if job.config.ray is not None:
-        import fileset_integrations.ray  # noqa: F401 - says how to get Ray where it is missing
         from fileset_integrations.runs import ray
 
         return ray.train(job)
@@ -172,16 +175,27 @@ def fit(
         )
     job.output_dir.mkdir(parents=True, exist_ok=True)
     stopwatch = Stopwatch(job.output_dir / ".training.json")
-    chosen = [one for one in job.build("callbacks").values() if bar or not isinstance(one, ProgressBar)]
-    everything = [*chosen, stopwatch, *callbacks]
+    chosen = job.build("callbacks")
+    for name, one in chosen.items():
+        if not isinstance(one, lightning.Callback):
+            raise SpecError(
+                f"framework=lightning, but callbacks.{name} is {config.callbacks[name]._target_}, which makes no "
+                "Callback of Lightning's. Choose callbacks=default, or framework=keras."
+            )
+    # Lightning writes last.ckpt even under fast_dev_run.
+    unwanted = (() if bar else (ProgressBar,)) + ((ModelCheckpoint,) if config.trainer.get("fast_dev_run") else ())
+    everything = [*(one for one in chosen.values() if not isinstance(one, unwanted)), stopwatch, *callbacks]
     loggers = list(job.build("logger").values())
+    profiler = config.trainer.get("profiler")
+    if profiler in _PROFILERS:  # otherwise Lightning would print what it found
+        options["profiler"] = _PROFILERS[profiler](dirpath=job.output_dir, filename=_PROFILE)
     try:
         trainer = job.build(
             "trainer",
             callbacks=everything,
             logger=loggers or False,
             # Lightning warns where an epoch is shorter.
-            log_every_n_steps=min(config.trainer.get("log_every_n_steps") or 50, max(1, _batches(job))),
+            log_every_n_steps=every if (every := config.trainer.get("log_every_n_steps") or 50) <= _batches(job) else 1,
             # What callbacks there are is the group's choice: Lightning would add a checkpoint and a progress bar.
             enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in everything),
             enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in everything),
@@ -189,10 +203,13 @@ def fit(
         )
     except SpecError:
         raise
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, TypeError, ValueError) as error:
         raise SpecError(f"Lightning's Trainer refuses the keys under `trainer`: {error}") from error
     data = job.build("data", columns=job.columns)
-    trainer.fit(model, data, ckpt_path=ckpt_path)
+    try:
+        trainer.fit(model, data, ckpt_path=ckpt_path)
+    except MisconfigurationException as error:
+        raise SpecError(f"Lightning refuses what the config combines: {error}") from error
     return Fitted(model, trainer, stopwatch)
 
 
@@ -209,6 +226,7 @@ def trained(fitted: Fitted, job: Job) -> Trained:
         for callback in trainer.checkpoint_callbacks
         if isinstance(callback, ModelCheckpoint) and (callback.best_model_path or callback.last_model_path)
     )
+    files.update(("profile", path) for path in job.output_dir.glob(f"*{_PROFILE}.txt"))
     return Trained(
         predict=predictor(fitted.model, job.features),
         history=stopwatch.history,
@@ -239,14 +257,26 @@ def _say_once() -> None:
         logger = logging.getLogger("lightning")
         for handler in list(logger.handlers):
             logger.removeHandler(handler)
+    _SAYS.addFilter(_is_no_advertisement)  # once, however often it is added
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    # Lightning recommends a product of its maker at the start of every run.
+    return "try installing [litlogger]" not in record.getMessage()
 
 
 def _batches(job: Job) -> int:
     """Training batches of an epoch and a rank, as far as the config says."""
-    devices = job.config.trainer.get("devices")
-    return int(
-        job.train.num_rows // max(1, job.config.data.batch_size) // max(1, devices if isinstance(devices, int) else 1)
+    trainer = job.config.trainer
+    ranks = trainer.get("devices") if job.config.ray is None else job.config.ray.num_workers
+    whole = int(
+        job.train.num_rows // max(1, job.config.data.batch_size) // max(1, ranks if isinstance(ranks, int) else 1)
     )
+    for name in ("fast_dev_run", "overfit_batches", "limit_train_batches"):
+        limit = trainer.get(name)
+        if isinstance(limit, int | float) and limit:
+            whole = int(min(whole, limit) if isinstance(limit, int) else whole * limit)
+    return whole
 
 
 def _rows(batch: Any) -> int:

@@ -16,7 +16,13 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, TypeVar
 
-from fileset_integrations.errors import FileSetLocationError, MissingDependencyError, SnowflakeError, SpecError
+from fileset_integrations.errors import (
+    FileSetLocationError,
+    MissingDependencyError,
+    SnowflakeError,
+    SpecError,
+    how_to_install,
+)
 from fileset_integrations.manifest import mask_secrets
 
 _T = TypeVar("_T")
@@ -242,7 +248,7 @@ def _connector() -> Any:
         import snowflake.connector.errors
     except ImportError as error:
         raise MissingDependencyError(
-            f"{error}. Snowflake's connector is optional: pip install 'fileset-integrations[snowflake]'."
+            f"{error}. Snowflake's connector is optional. {how_to_install('snowflake')}"
         ) from error
     return snowflake.connector
 

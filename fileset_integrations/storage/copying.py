@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from fileset_integrations.errors import FileSetCorruptError, FileSetError, FileSetLocationError
 from fileset_integrations.manifest import DataFile, Manifest, file_table
@@ -25,13 +23,9 @@ _COPIES = 4  # at once
 
 def pull(storage: Storage, root: str, manifest: Manifest, progress: bool) -> None:
     """Fetch all files of a snapshot, behind a progress bar where a person looks on."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, disable=not (progress and console.is_terminal), transient=True
-    ) as bar:
-        task = bar.add_task(root.rsplit("/", 1)[-1], total=manifest.num_bytes)
-        storage.pull(root, manifest, lambda size: bar.update(task, advance=size))
+    name, shown = root.rsplit("/", 1)[-1], None if progress else False
+    with progress_bar(f"Fetching {name}", manifest.num_bytes, shown, "bytes") as done:
+        storage.pull(root, manifest, done)
 
 
 def copy_snapshot(
@@ -65,15 +59,22 @@ def copy_snapshot(
                 ThreadPoolExecutor(_COPIES, thread_name_prefix="fileset-copy") as pool,
             ):
                 numbers = range(manifest.files.num_rows)
-                for file in pool.map(lambda number: _copy(source, root, manifest, number, staged), numbers):
-                    files.append(file)
-                    done(file.bytes)
-            if ahead is not None:
-                ahead.close()
+                copies = [pool.submit(_copy, source, root, manifest, number, staged) for number in numbers]
+                try:
+                    for copy in copies:
+                        files.append(copy.result())
+                        done(files[-1].bytes)
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)  # what is under way is waited for, and no more
+                    raise
+                finally:
+                    if ahead is not None:
+                        ahead.close()
             prefix = target.data_prefix(staged)
             table = file_table([replace(file, path=prefix + file.path) for file in files])
             copied = replace(manifest, files=table)
-            target.publish(staged, name, [file.path for file in files], copied.to_bytes())
+            with progress_bar(f"Storing {name}", copied.num_bytes, shown, "bytes") as done:
+                target.publish(staged, name, [file.path for file in files], copied.to_bytes(), done)
             return copied
         except OSError as error:
             if isinstance(error, FileSetError):

@@ -26,11 +26,15 @@ import pyarrow as pa
 from fileset_integrations.counters import ReaderStats
 from fileset_integrations.errors import (
     FileSetCannotDeleteError,
+    FileSetError,
     FileSetExistsError,
     FileSetLocationError,
     FileSetNotFoundError,
+    MissingDependencyError,
+    how_to_install,
 )
 from fileset_integrations.manifest import MANIFEST_NAME, Manifest
+from fileset_integrations.storage.driver import Driver
 
 if TYPE_CHECKING:  # they are parts of stages, which load when one is opened
     from fileset_integrations.storage.connecting import SnowflakeSession
@@ -94,8 +98,22 @@ class Storage(ABC):
         """Prefix, "" or ending in "/", that `publish` gives the files of `staged` below the FileSet's directory."""
 
     @abstractmethod
-    def publish(self, staged: Path, name: str, files: Iterable[str], manifest: bytes) -> None:
+    def publish(
+        self,
+        staged: Path,
+        name: str,
+        files: Iterable[str],
+        manifest: bytes,
+        done: Callable[[int], object] = lambda size: None,
+    ) -> None:
         """Make the staged files and the manifest the FileSet `name`, in one step that others see whole or not at all.
+
+        Args:
+            staged: Where the files are.
+            name: The FileSet's name.
+            files: Paths relative to `staged`.
+            manifest: Its manifest.
+            done: Is told how many bytes more are there.
 
         Raises:
             FileSetExistsError: Somebody else took the name meanwhile; the staged files are gone.
@@ -229,10 +247,18 @@ class LocalStorage(Storage):
     def data_prefix(self, staged: Path) -> str:
         return ""
 
-    def publish(self, staged: Path, name: str, files: Iterable[str], manifest: bytes) -> None:
+    def publish(
+        self,
+        staged: Path,
+        name: str,
+        files: Iterable[str],
+        manifest: bytes,
+        done: Callable[[int], object] = lambda size: None,
+    ) -> None:
         (staged / MANIFEST_NAME).write_bytes(manifest)
         for file in (*files, MANIFEST_NAME):
             to_disk(staged / file)
+            done((staged / file).stat().st_size)
         to_disk(staged)
         try:
             staged.rename(self._root / name)
@@ -306,24 +332,24 @@ class BucketStorage(Storage):
         try:
             self._driver, root = fsspec.core.url_to_fs(location, **self._options)
         except ImportError as error:
-            scheme = location.split("://", 1)[0]
-            extra = {"s3": "s3"}.get(scheme)
-            how = (
-                f"pip install 'fileset-integrations[{extra}]'" if extra else f"install fsspec's driver for {scheme}://"
-            )
-            raise FileSetLocationError(f"{location}: {error}. To read and write there, {how}.") from error
+            scheme, said = location.split("://", 1)[0], str(error).rstrip(".")
+            if scheme in ("s3", "s3a"):
+                raise MissingDependencyError(f"{location}: {said}. {how_to_install('s3')}") from error
+            raise FileSetLocationError(
+                f"{location}: {said}. To read and write there, install fsspec's driver for {scheme}://."
+            ) from error
         except ValueError as error:
             raise FileSetLocationError(f"{location}: {error}. Pass a directory, or a URL that fsspec knows.") from error
         self._root = root.rstrip("/")
         self.location = self._driver.unstrip_protocol(self._root)
 
     @property
-    def _fs(self) -> fsspec.AbstractFileSystem:
+    def _fs(self) -> Any:
         """The driver; made anew in a forked process, where one with an event loop (s3fs) refuses to work."""
         if self._pid != os.getpid():
             self._driver, _ = fsspec.core.url_to_fs(self.location, **self._options)
             self._pid = os.getpid()
-        return self._driver
+        return Driver(self._driver, self.location)
 
     def url(self, *parts: str) -> str:
         return "/".join((self.location, *parts))
@@ -353,20 +379,28 @@ class BucketStorage(Storage):
     def data_prefix(self, staged: Path) -> str:
         return f"run-{uuid.uuid5(uuid.NAMESPACE_URL, staged.name)}/"
 
-    def publish(self, staged: Path, name: str, files: Iterable[str], manifest: bytes) -> None:
+    def publish(
+        self,
+        staged: Path,
+        name: str,
+        files: Iterable[str],
+        manifest: bytes,
+        done: Callable[[int], object] = lambda size: None,
+    ) -> None:
         files = list(files)
         prefix = self.data_prefix(staged)
         try:
             for file in files:
                 self._fs.makedirs(self._fs._parent(self.url(name, prefix + file)), exist_ok=True)
                 self._fs.put_file(str(staged / file), self.url(name, prefix + file))
+                done((staged / file).stat().st_size)
             if self.exists(name):
                 raise FileExistsError(name)
             self._fs.pipe_file(self.url(name, MANIFEST_NAME), manifest, mode="create")
-        except OSError as error:
-            for file in files:
-                with suppress(FileNotFoundError):
-                    self._fs.rm_file(self.url(name, prefix + file))
+        except BaseException as error:
+            self._remove_run(name, [prefix + file for file in files])
+            if not isinstance(error, OSError):
+                raise
             if isinstance(error, FileExistsError):
                 raise self.taken(name) from error
             raise FileSetLocationError(
@@ -374,6 +408,21 @@ class BucketStorage(Storage):
             ) from error
         finally:
             shutil.rmtree(staged, ignore_errors=True)
+
+    def _remove_run(self, name: str, files: list[str]) -> None:
+        """Remove the files of a run that did not come to its end; what cannot be removed stays for `rm --orphans`.
+
+        Whoever is interrupted while the manifest is on its way does not know: where it came through, all of it stays.
+        """
+        try:
+            theirs = Manifest.from_bytes(self.read_manifest(name), name).paths
+        except FileSetNotFoundError:
+            theirs = []
+        except FileSetError:
+            return
+        for file in set(files) - set(theirs):
+            with suppress(OSError):
+                self._fs.rm_file(self.url(name, file))
 
     def names(self) -> list[str]:
         return sorted(path.split("/")[0] for path in self.find(self.location) if path.endswith(f"/{MANIFEST_NAME}"))

@@ -28,6 +28,7 @@ from fileset_integrations.errors import (
     FileSetError,
     FileSetExistsError,
     FileSetLocationError,
+    FileSetNotFoundError,
     MoreThanOneQuerySourceError,
     SnowflakeError,
     SpecError,
@@ -264,9 +265,9 @@ class StageStorage(Storage):
     def fetched(self) -> ReaderStats:
         return ReaderStats() if self._fetcher is None else self._fetcher.counters.stats()
 
-    def digests(self, root: str, manifest: Manifest) -> list[str]:
-        """Sha256 of every file of a snapshot, hex, from its fetched and verified copy."""
-        self.pull(root, manifest, lambda size: None)
+    def digests(self, root: str, manifest: Manifest, done: Callable[[int], object] = lambda size: None) -> list[str]:
+        """Sha256 of every file of a snapshot, hex, from its fetched and verified copy; `done` is told sizes."""
+        self.pull(root, manifest, done)
         fetcher = self._fetching()
         return [fetcher.digest(self._stage_file(root, manifest, file)) for file in range(manifest.files.num_rows)]
 
@@ -289,20 +290,31 @@ class StageStorage(Storage):
     def data_prefix(self, staged: Path) -> str:
         return f"{RUN}{uuid.uuid5(uuid.NAMESPACE_URL, staged.name)}/"
 
-    def publish(self, staged: Path, name: str, files: Iterable[str], manifest: bytes) -> None:
+    def publish(
+        self,
+        staged: Path,
+        name: str,
+        files: Iterable[str],
+        manifest: bytes,
+        done: Callable[[int], object] = lambda size: None,
+    ) -> None:
         require_server_side(self.kind(), self._place)
         prefix = self.data_prefix(staged)
         try:
             with ThreadPoolExecutor(_UPLOADS, thread_name_prefix="fileset-upload") as pool:
                 paths = {file: self._place.path(name, prefix + file) for file in files}
                 uploads = [pool.submit(self._put_file, staged / file, path) for file, path in paths.items()]
-                for upload in uploads:
-                    upload.result()
+                try:
+                    for upload in uploads:
+                        done(upload.result())
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)  # what is under way is waited for, and no more
+                    raise
             self.publish_manifest(name, prefix, manifest)
         except SnowflakeError as error:
             self.remove_run(name, prefix)
             raise FileSetLocationError(f"{self.url(name)}: cannot be written: {error}") from error
-        except FileSetError:
+        except BaseException:
             self.remove_run(name, prefix)
             raise
         finally:
@@ -320,8 +332,10 @@ class StageStorage(Storage):
             raise self.taken(name)
         self._put(manifest, self._place.path(name, MANIFEST_NAME))
 
-    def _put_file(self, source: Path, path: str) -> None:
-        self._put(source.read_bytes(), path)
+    def _put_file(self, source: Path, path: str) -> int:
+        data = source.read_bytes()
+        self._put(data, path)
+        return len(data)
 
     def _put(self, data: bytes, path: str) -> None:
         """Upload a file where none is; whether it is there, and ours, is seen from what is there.
@@ -351,9 +365,20 @@ class StageStorage(Storage):
             raise FileSetCorruptError(f"{self.shown(path)}: what was uploaded came back otherwise. Try again.")
 
     def remove_run(self, name: str, run: str) -> None:
-        """Remove the files of a run that did not come to its end; what cannot be removed stays for `rm --orphans`."""
+        """Remove the files of a run that did not come to its end; what cannot be removed stays for `rm --orphans`.
+
+        Whoever is interrupted while the manifest is on its way does not know: where it came through, all of it stays.
+        """
         with suppress(FileSetError):
-            self._remove(self._place.path(name, run))
+            if not self._is_whole(name, run):
+                self._remove(self._place.path(name, run))
+
+    def _is_whole(self, name: str, run: str) -> bool:
+        try:
+            manifest = Manifest.from_bytes(self.read_manifest(name), name)
+        except FileSetNotFoundError:
+            return False
+        return any(path.startswith(run) for path in manifest.paths)
 
     def _remove(self, path: str) -> None:
         self._session.execute(f"REMOVE {self._place.reference(path)}", again=True)

@@ -6,7 +6,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from fileset_integrations.errors import MissingDependencyError
+from fileset_integrations.errors import MissingDependencyError, how_to_install
 
 
 def connect() -> duckdb.DuckDBPyConnection:
@@ -21,8 +21,7 @@ def connect() -> duckdb.DuckDBPyConnection:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise MissingDependencyError(
-            "The digits table is read from scikit-learn, which is not installed. "
-            'Install it with: pip install "fileset-integrations[recipes]"'
+            f"The digits table is read from scikit-learn, which is not installed. {how_to_install('recipes')}"
         ) from error
     digits = load_digits()
     images, labels = digits.data, digits.target

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from fileset_integrations.errors import MissingDependencyError
+from fileset_integrations.errors import MissingDependencyError, how_to_install
 
 
 def package_folder(package: str, what: str) -> Path:
@@ -22,7 +22,6 @@ def package_folder(package: str, what: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise MissingDependencyError(
-            f"{what} read from the package {package}, which is not installed. "
-            'Install it with: pip install "fileset-integrations[recipes]"'
+            f"{what} read from the package {package}, which is not installed. {how_to_install('recipes')}"
         )
     return Path(spec.submodule_search_locations[0])

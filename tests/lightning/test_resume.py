@@ -8,7 +8,7 @@ import torch
 from fileset_integrations.errors import StateMismatchError
 from fileset_integrations.lightning import FileSetDataModule
 from tests.support import count
-from tests.support.fitting import BATCH, ID_COLUMNS, SEED, SaveEverywhere, fit
+from tests.support.fitting import BATCH, ID_COLUMNS, ROWS, SEED, SaveEverywhere, Scheduled, fit, quiet_trainer
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,37 @@ def test_a_run_resumes_under_max_steps(datamodule, tmp_path):
     for moment in ("batch-3", "batch-4", "batch-6"):
         model = fit(datamodule(), ckpt_path=tmp_path / moment, max_steps=7, max_epochs=-1)
         assert model.train_seen == whole.train_seen[saver.taken[moment] :]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"reload_dataloaders_every_n_epochs": 1}, {"val_check_interval": 0.5}], ids=str
+)
+def test_a_run_whose_model_asks_for_the_number_of_steps_resumes_likewise(options, datamodule, tmp_path):
+    saver = SaveEverywhere(tmp_path)
+    whole = fit(datamodule(), model=Scheduled(), max_epochs=2, callbacks=[saver], **options)
+
+    for moment in ("batch-1", "batch-4", "epoch-4", "batch-6"):
+        model = fit(datamodule(), ckpt_path=tmp_path / moment, model=Scheduled(), max_epochs=2, **options)
+        assert model.train_seen == whole.train_seen[saver.taken[moment] :]
+        for name, weights in whole.state_dict().items():
+            assert torch.equal(model.state_dict()[name], weights)
+
+
+def test_its_checkpoint_of_another_seed_is_refused(datamodule, tmp_path):
+    fit(datamodule(), model=Scheduled(), max_epochs=1, callbacks=[SaveEverywhere(tmp_path)])
+
+    with pytest.raises(StateMismatchError, match=r"seed=5.*seed=6"):
+        fit(datamodule(seed=6), ckpt_path=tmp_path / "batch-3", model=Scheduled(), max_epochs=1)
+
+
+def test_what_a_checkpoint_says_of_training_holds_for_the_fit_that_it_is_given_to_only(uninterrupted, val, datamodule):
+    dm = datamodule(test=val)
+    quiet_trainer().test(Scheduled(), dm, ckpt_path=uninterrupted.folder / "batch-2")
+    fit(dm, ckpt_path=uninterrupted.folder / "batch-2", max_epochs=1)
+
+    whole = fit(dm, max_epochs=2)
+
+    assert [len(epoch) for epoch in whole.epochs()] == [ROWS // BATCH] * 2
 
 
 def test_a_checkpoint_of_another_seed_is_refused(uninterrupted, datamodule):

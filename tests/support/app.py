@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -42,8 +43,8 @@ class Ended:
     err: str
 
 
-def fileset_train(folder: Path, *arguments: str) -> Ended:
-    """Call the app as from a terminal in `folder`; its logs go nowhere."""
+def fileset_train(folder: Path, *arguments: str, program: Callable[[], object] | None = None) -> Ended:
+    """Call the app, or a program that starts it, as from a terminal in `folder`; its logs go nowhere."""
     out, err, status = io.StringIO(), io.StringIO(), 0
     quiet = ("hydra/job_logging=none", "hydra/hydra_logging=none")
     environment = {name: value for name, value in os.environ.items() if name != "FILESET_ROOT"}
@@ -57,7 +58,7 @@ def fileset_train(folder: Path, *arguments: str) -> Ended:
     ):
         GlobalHydra.instance().clear()
         try:
-            train.main()
+            (program or train.main)()
         except SystemExit as end:
             status = int(end.code or 0)
         finally:

@@ -180,5 +180,5 @@ def start(folder: Path) -> Iterator[Page]:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as profile, start(Path(profile)) as shown:
-        shown.show(Path(sys.argv[1]).absolute(), 1150, 1240)
+        shown.show(Path(sys.argv[1]).absolute(), 1150, 1400)
         Path(sys.argv[2]).write_bytes(shown.screenshot())

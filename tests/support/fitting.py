@@ -92,9 +92,20 @@ def quiet_trainer(**options: Any) -> Trainer:
     )
 
 
-def fit(data: Any, ckpt_path: Any = None, **options: Any) -> Recorder:
-    """Train a new `Recorder` for three epochs, unless told otherwise, and return it."""
-    model = Recorder()
+class Scheduled(Recorder):
+    """A `Recorder` whose learning rate is planned over all steps, as those of the recipes are: it asks for their number
+    before Lightning restores what a checkpoint holds."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def fit(data: Any, ckpt_path: Any = None, model: Recorder | None = None, **options: Any) -> Recorder:
+    """Train a model, a new `Recorder` unless given, for three epochs, unless told otherwise, and return it."""
+    model = model or Recorder()
     quiet_trainer(**{"max_epochs": EPOCHS} | options).fit(model, data, ckpt_path=ckpt_path)
     return model
 

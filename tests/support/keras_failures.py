@@ -62,7 +62,9 @@ def left(before: set[threading.Thread]) -> list[str]:
     """Threads and processes that do not end by themselves."""
     deadline = time.monotonic() + 20  # those that were told to end take a moment
     while True:
-        found = [one.name for one in set(threading.enumerate()) - before if one.is_alive()]
+        # A thread that Python did not start, as one of TensorFlow's, stays on its list for ever, ended or not.
+        started = [one for one in threading.enumerate() if not isinstance(one, threading._DummyThread)]
+        found = [one.name for one in set(started) - before if one.is_alive()]
         found += [one.name for one in multiprocessing.active_children()]
         if not found or time.monotonic() > deadline:
             return found

@@ -1,4 +1,4 @@
-"""Keras trainings that are killed: `python -m tests.support.keras_kill FOLDER KILLS`, on torch; prints JSON.
+"""Keras trainings that are killed: `KERAS_BACKEND=... python -m tests.support.keras_kill FOLDER KILLS` prints JSON.
 
 FOLDER holds Parquet files in train/ and val/. KILLS is JSON: lists of (name of a way to train, steps after which its
 process is killed, one after the other). Each training is a forked process, so that frameworks are imported once.
@@ -103,7 +103,7 @@ def main() -> None:
     folder, kills = Path(sys.argv[1]), json.loads(sys.argv[2])
     with contextlib.suppress(ImportError):
         import tensorflow  # noqa: F401 - Keras would do it in each process, to ask what data it is given
-    work = folder / "work"
+    work = folder / f"work-{keras.backend.backend()}"
     found, references = [], {}
     for way, steps in kills:
         if way not in references:
@@ -131,7 +131,7 @@ def main() -> None:
                 "histories": [json.loads((place / "result").read_text()) for place in (whole, run)],
             }
         )
-    print(json.dumps(found))
+    print(json.dumps({"backend": keras.backend.backend(), "runs": found}))
 
 
 if __name__ == "__main__":

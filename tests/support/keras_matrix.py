@@ -25,6 +25,12 @@ PROCESSES = {
     "2 processes": {"workers": 2, "use_multiprocessing": True},
     "1 process": {"workers": 1, "use_multiprocessing": True},
 }
+WHO = (*WORKERS, *PROCESSES) if SOAK else (*WORKERS, "2 processes")
+
+
+def case_name(way: str, who: str, shuffle: bool, partial: bool, permuted: bool = False) -> str:
+    """A case of `cases`."""
+    return f"{way}, {who}, shuffle={shuffle}, partial={partial}, permuted={permuted}"
 
 
 @contextlib.contextmanager
@@ -72,11 +78,14 @@ def model_with_notebook() -> tuple[Any, Notebook]:
 
 
 def cases(fileset: FileSet) -> dict[str, Any]:
-    """Rows by case: "fit/evaluate/predict", who asks, whether Keras permutes, whether the last batch is partial."""
+    """Rows by case: who asks, whether the dataset shuffles, whether the last batch is partial, and fit permutes.
+
+    Keys are `case_name`s of the whole product, and, under "unbuilt", who asks where Keras builds the model.
+    """
     model, notebook = model_with_notebook()
     found: dict[str, Any] = {}
 
-    def dataset(partial: bool, options: dict[str, Any], shuffle: bool) -> FileSetPyDataset:
+    def dataset(who: str, shuffle: bool, partial: bool) -> FileSetPyDataset:
         return FileSetPyDataset(
             fileset,
             columns=COLUMNS,
@@ -84,35 +93,26 @@ def cases(fileset: FileSet) -> dict[str, Any]:
             shuffle=shuffle,
             seed=SEED,
             drop_last_batch=not partial,
-            **options,
+            **(WORKERS | PROCESSES)[who],
         )
 
-    # Processes are slow to start: a few cases of them.
-    few = list(PROCESSES)[: 2 if SOAK else 1]
-    fits = [
-        *product(WORKERS, (False, True), (False, True)),
-        *product(few, (False, True), (False, True) if SOAK else (True,)),
-    ]
-    for who, permuted, partial in fits:
-        ds = dataset(partial, (WORKERS | PROCESSES)[who], shuffle=True)
-        notebook.take()  # what building the model left
-        model.fit(ds, epochs=EPOCHS, shuffle=permuted, callbacks=[ds.callback()], verbose=0)
-        found[f"fit, {who}, permuted={permuted}, partial={partial}"] = notebook.take()
-    for who in ("3", few[0]):  # a model that Keras builds from the first batch
+    for who, shuffle, partial in product(WHO, (False, True), (False, True)):
+        for permuted in (False, True) if shuffle else (False,):
+            ds = dataset(who, shuffle, partial)
+            notebook.take()  # what building the model left
+            model.fit(ds, epochs=EPOCHS, shuffle=permuted, callbacks=[ds.callback()], verbose=0)
+            found[case_name("fit", who, shuffle, partial, permuted)] = notebook.take()
+        model.evaluate(dataset(who, shuffle, partial), verbose=0)
+        found[case_name("evaluate", who, shuffle, partial)] = notebook.take()
+        predicted = model.predict(dataset(who, shuffle, partial), verbose=0)[:, 0]
+        found[case_name("predict", who, shuffle, partial)] = predicted.astype(int).tolist()
+    found["unbuilt"] = {}
+    for who in ("3", WHO[-1]):  # a model that Keras builds from the first batch
         unbuilt = keras.Sequential([fresh := Notebook(), keras.layers.Dense(1)])
         unbuilt.compile("sgd", loss="mse", metrics=["mae"])
-        ds = dataset(True, (WORKERS | PROCESSES)[who], shuffle=True)
+        ds = dataset(who, shuffle=True, partial=True)
         unbuilt.fit(ds, epochs=EPOCHS, shuffle=False, callbacks=[ds.callback()], verbose=0)
-        found[f"fit, {who} unbuilt, permuted=False, partial=True"] = fresh.take()
-    for who, partial in product([*WORKERS, *few], (False, True)):
-        if who in PROCESSES and not (partial or SOAK):
-            continue
-        ds = dataset(partial, (WORKERS | PROCESSES)[who], shuffle=False)
-        model.evaluate(ds, verbose=0)
-        found[f"evaluate, {who}, partial={partial}"] = notebook.take()
-        predicted = model.predict(ds, verbose=0)[:, 0]
-        found[f"predict, {who}, partial={partial}"] = predicted.astype(int).tolist()
-        notebook.take()
+        found["unbuilt"][who] = fresh.take()
     return found
 
 

@@ -1,7 +1,9 @@
-"""Training on a Ray cluster of two nodes: `python -m tests.support.ray_fit FOLDER` prints JSON.
+"""Training on a Ray cluster of two nodes: `python -m tests.support.ray_fit FOLDER [loop]`.
 
-FOLDER holds the Parquet files in train/ and val/. Each worker writes the rows it sees into FOLDER/seen-RANK.jsonl, a
-line a batch; rank 1 kills itself once, in the middle of the second epoch.
+FOLDER holds Parquet files in train/ and none/. There is a run of `fileset-train` with `trainer=ray` and, if asked for,
+one of a loop as docs/distributed.md has it. In each, rank 1 kills itself once, in the middle of the second epoch, and
+workers write down what they see: FOLDER/RUN/rank-RANK.json, and FOLDER/RUN/seen-RANK.jsonl, a line a batch. All else
+that was found is FOLDER/found.json.
 """
 
 from __future__ import annotations
@@ -36,27 +38,52 @@ SEED = 7
 EPOCHS = 2
 EVERY = 3  # steps between checkpoints
 DIES_AT = 10  # steps taken before; six make an epoch
+QUERY = "SELECT i AS id, i + 0.25 AS x, (-i)::FLOAT AS y FROM range(68) t(i)"  # four rows of five to train on
 
 
 class Noted(Callback):
     """Writes down every batch, and ends one worker once."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        shard = current_shard()
+        assert (shard.rank, shard.world_size) == (trainer.global_rank, trainer.world_size)
+        found = [shard.rank, shard.world_size, ray.get_runtime_context().get_node_id()]
+        (self.folder / f"rank-{shard.rank}.json").write_text(json.dumps(found))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         died = self.folder / "died"
         if trainer.global_rank == 1 and trainer.global_step == DIES_AT and not died.exists():
             died.touch()
-            time.sleep(1.0)  # until Ray has taken up the last checkpoint, as it does at its next health check
+            ray.train.get_all_reported_checkpoints()  # returns when Ray has taken them all up
             os.kill(os.getpid(), signal.SIGKILL)
+        x = batch[0]
+        ids = ids_of(batch) if isinstance(x, dict) else x[:, 0].int().tolist()
         with (self.folder / f"seen-{trainer.global_rank}.jsonl").open("a") as file:
-            file.write(json.dumps([trainer.current_epoch, batch_idx, ids_of(batch)]) + "\n")
+            file.write(json.dumps([trainer.current_epoch, batch_idx, ids]) + "\n")
+
+
+def recipe(folder: Path) -> dict[str, Any]:
+    """A recipe with `trainer=ray`, as `fileset-train` runs it."""
+    own = folder / "recipe"
+    own.mkdir()
+    schemas.register()
+    overrides = [
+        *("experiment=query", "trainer=ray", f"filesets.sql.query='{QUERY}'", "model.hidden=[4]"),
+        *("columns.features.x=[id,x]", "columns.label=y", f"data.batch_size={BATCH_SIZE}"),
+        *(f"seed={SEED}", f"trainer.max_epochs={EPOCHS}", f"ray.every_n_steps={EVERY}", "ray.max_failures=1"),
+        *("+callbacks.noted._target_=tests.support.ray_fit.Noted", f"+callbacks.noted.folder={own}"),
+        *(f"paths.root_dir={own}", f"paths.output_dir={own}/run"),
+    ]
+    with initialize_config_module("fileset_integrations.conf", version_base="1.3"):
+        value = run(compose("train", overrides))
+    return {"value": value, "files": sorted(path.name for path in (own / "run").rglob("*.*"))}
 
 
 def train(config: dict[str, str]) -> None:
     folder = Path(config["folder"])
-    shard = current_shard()
     dm = FileSetDataModule(
         train=FileSet.from_parquet(folder / "train"), columns=ID_COLUMNS, batch_size=BATCH_SIZE, seed=SEED
     )
@@ -66,24 +93,25 @@ def train(config: dict[str, str]) -> None:
             max_epochs=EPOCHS,
             strategy=RayDDPStrategy(),
             plugins=[RayLightningEnvironment()],
-            callbacks=[Noted(folder), RayCheckpoint(every_n_steps=EVERY)],
+            callbacks=[Noted(str(folder / "loop")), RayCheckpoint(every_n_steps=EVERY)],
         )
     )
-    assert (shard.rank, shard.world_size) == (trainer.global_rank, trainer.world_size)
     with last_checkpoint() as path:
         trainer.fit(Recorder(), dm, ckpt_path=path)
 
 
-def fit(folder: Path) -> dict[str, Any]:
-    """What the run reports at last, and how often it was checkpointed."""
+def loop(folder: Path) -> dict[str, Any]:
+    """What a loop of one's own reports at last, and how often it was checkpointed."""
+    own = folder / "loop"
+    own.mkdir()
     result = TorchTrainer(
         train,
         train_loop_config={"folder": str(folder)},
         torch_config=TorchConfig(backend="gloo"),
-        scaling_config=ray.train.ScalingConfig(num_workers=2, resources_per_worker={"CPU": 0.5}),
+        scaling_config=ray.train.ScalingConfig(num_workers=2),
         run_config=ray.train.RunConfig(
-            name="fit",
-            storage_path=str(folder / "storage"),
+            name="loop",
+            storage_path=str(own / "storage"),
             failure_config=ray.train.FailureConfig(max_failures=1),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
@@ -106,29 +134,25 @@ def datasets(folder: Path) -> dict[str, Any]:
     }
 
 
-def recipe(folder: Path) -> dict[str, Any]:
-    """A recipe with `trainer=ray`, as `fileset-train` runs it."""
-    schemas.register()
-    overrides = [
-        *("experiment=digits", "trainer=ray", "trainer.max_epochs=2", "ray.resources_per_worker.CPU=0.5"),
-        *(f"paths.root_dir={folder}", f"paths.output_dir={folder}/run"),
-    ]
-    with initialize_config_module("fileset_integrations.conf", version_base="1.3"):
-        config = compose("train", overrides)
-    config.trainer.log_every_n_steps = 5
-    return {"accuracy": run(config), "files": sorted(path.name for path in (folder / "run").rglob("*.*"))}
+def wait_for_nodes(number: int) -> None:
+    """As long as it takes: the caller's limit holds."""
+    while sum(node["Alive"] for node in ray.nodes()) < number:
+        time.sleep(0.1)
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    node = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    # One core each: two ranks, which ask for one each, come to lie on two nodes. Without what only watches the cluster.
+    node = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_log_monitor": False}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False, "no_monitor": True})
     try:
-        cluster.add_node(**node)
-        cluster.wait_for_nodes(30)
         ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
-        parts = {"datasets": datasets(folder), "fit": fit(folder), "recipe": recipe(folder)}
-        found = {"nodes": len(ray.nodes()), **parts}
+        found: dict[str, Any] = {"datasets": datasets(folder)}  # on one node: each starts processes of its own
+        cluster.add_node(**node, wait=False)
+        wait_for_nodes(2)
+        found["recipe"] = recipe(folder)
+        if "loop" in sys.argv[2:]:
+            found["loop"] = loop(folder)
     finally:
         ray.shutdown()
         cluster.shutdown()
