@@ -34,7 +34,7 @@ ORDER = "spans-2"  # the name of this arithmetic in saved states: change it when
 BLOCK_ROWS = 524_288  # above this many rows a file is cut into blocks of consecutive row groups
 
 # First elements of the spawn keys: what a random stream is for. The rest of a key is (epoch,), (epoch, block) or
-# (epoch, batch), and a rank above 0; of a split, which is the same in every epoch, (file,).
+# (epoch, batch); of a split, which is the same in every epoch, (file,).
 _BLOCK_ORDER, _ROW_ORDER, _TRANSFORM, _SPLIT = 0, 1, 2, 3
 
 _GENERATOR_CHECK = (9, 4, 11, 2, 15, 14, 0, 6, 1, 7, 5, 3, 13, 12, 10, 8)
@@ -61,10 +61,9 @@ def check_generator() -> None:
         )
 
 
-def transform_generator(seed: int, epoch: int, batch: int, rank: int = 0) -> np.random.Generator:
-    """Generator for the user's transform of one rank's batch: the same for equal arguments, in every worker."""
-    # Ranks that drew alike would give every row of one the noise of another's.
-    return _generator(seed, _TRANSFORM, epoch, batch, *([rank] if rank else []))
+def transform_generator(seed: int, epoch: int, batch: int) -> np.random.Generator:
+    """Generator for the user's transform of one batch: the same for equal arguments, on every rank and worker."""
+    return _generator(seed, _TRANSFORM, epoch, batch)
 
 
 def split_generator(seed: int, file: int) -> np.random.Generator:

@@ -64,8 +64,7 @@ class FileSetReader:
         cache_dir: The cache directory; None: `FILESET_CACHE_DIR`, else the user's.
         cache_bytes: Most bytes that decoded blocks and files fetched from stages, of all FileSets, take together in
             the cache directory: those used least recently make room for others. None: what is free on its disk.
-        transform: A picklable function batch, generator -> batch, whose generator is seeded by (seed, epoch, batch);
-            on each rank above 0 by the rank too, lest all draw the same noise.
+        transform: A picklable function batch, generator -> batch, whose generator is seeded by (seed, epoch, batch).
         random_access: Batches will be asked for by index, in any order: "auto" never streams then.
 
     Raises:
@@ -285,7 +284,7 @@ class FileSetReader:
             if isinstance(value, pa.Array):
                 batch[name] = value.to_pylist()
         if self.transform is not None:
-            batch = self.transform(batch, transform_generator(self.plan.shuffle.seed, epoch, index, self.shard.rank))
+            batch = self.transform(batch, transform_generator(self.plan.shuffle.seed, epoch, index))
         return batch
 
 

@@ -394,11 +394,11 @@ def test_a_numpy_that_draws_otherwise_is_refused(monkeypatch):
         check_generator.__wrapped__()
 
 
-def test_a_transforms_generator_follows_from_seed_epoch_batch_and_rank():
+def test_a_transforms_generator_follows_from_seed_epoch_and_batch():
     def draw(*key):
         return transform_generator(*key).integers(0, 2**62, 4).tolist()
 
-    keys = list(itertools.product((0, 1), repeat=4))
+    keys = list(itertools.product((0, 1), (0, 1), (0, 1)))
     drawn = [draw(*key) for key in keys]
 
     assert [draw(*key) for key in keys] == drawn
