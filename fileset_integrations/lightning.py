@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from types import MethodType
 from typing import Any, Literal
 
@@ -19,14 +19,17 @@ from fileset_integrations.errors import MissingDependencyError, SpecError, how_t
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.fits import fit_once
 from fileset_integrations.loader import FileSetLoader
+from fileset_integrations.plan import Plan
 from fileset_integrations.reader import BlockMode, FileSetReader, Transform
 from fileset_integrations.spec import Shard
 from fileset_integrations.torch import check_pinning, current_shard, gpu_available
 from fileset_integrations.views import FileSetLike, as_fileset, is_fileset_like, shown
 
 try:
-    from lightning.pytorch import LightningDataModule
+    from lightning.pytorch import LightningDataModule, Trainer
+    from lightning.pytorch.overrides import distributed
     from lightning.pytorch.strategies import ModelParallelStrategy
+    from lightning.pytorch.trainer.states import TrainerStatus
 except ImportError as error:  # pragma: no cover - seen only where lightning is not installed
     raise MissingDependencyError(f"{error}. Lightning is optional. {how_to_install('lightning')}") from error
 
@@ -211,13 +214,16 @@ class FileSetDataModule(LightningDataModule):
         self.setup()
         for loader in self._made.get(stage, ()):
             loader.retire()
+        kind: type[FileSetLoader] = _PredictLoader if stage == "predict" else _Loader
+        # Not that of the module, which may be another trainer's while this one is in the midst of an epoch.
+        progress = _Progress(self.trainer)
         loaders = [
-            FileSetLoader(
+            kind(
                 self._reader(stage, place),
                 self.num_workers,
-                _weakly(self._epoch),
+                progress.epoch,
                 self._pins(),
-                _weakly(self._trained) if stage == "train" else None,
+                progress.trained if stage == "train" else None,
             )
             for place in range(len(self._filesets.get(stage, ())))
         ]
@@ -252,8 +258,9 @@ class FileSetDataModule(LightningDataModule):
         training = stage == "train"
         shuffle = self.shuffle and training and not self._overfits()
         found = self._readers.get((stage, place))
-        # Loaders may be asked for before a trainer is there, which knows the ranks.
-        if found is None or (found.shard, found.plan.shuffle.shuffle) != (shard, shuffle):
+        # Loaders may be asked for before a trainer is there, which knows the ranks; its tuner tries batch sizes.
+        asked = (shard, shuffle, self.batch_size)
+        if found is None or (found.shard, found.plan.shuffle.shuffle, found.batch_size) != asked:
             self._readers[stage, place] = FileSetReader(
                 self._filesets[stage][place],
                 columns=self.columns,
@@ -286,19 +293,8 @@ class FileSetDataModule(LightningDataModule):
         # A machine may have a GPU and the trainer not use it.
         return gpu_available() and (self.trainer is None or self.trainer.strategy.root_device.type == "cuda")
 
-    def _epoch(self) -> int | None:
-        return None if self.trainer is None else self.trainer.current_epoch
-
     def _function(self) -> str:
         return "fit" if self.trainer is None or self.trainer.state.fn is None else self.trainer.state.fn.value
-
-    def _trained(self) -> int | None:
-        # "Processed", not "completed": that is counted after the hooks in which checkpoints are taken, and Lightning
-        # itself counts it on when it resumes. A batch on which an exception struck is in neither.
-        if self.trainer is None:
-            return None
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        return done.processed  # type: ignore[attr-defined, no-any-return]
 
     def _overfits(self) -> bool:
         return self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
@@ -309,14 +305,14 @@ class FileSetDataModule(LightningDataModule):
         return f"{type(self).__name__}({given})"
 
     def teardown(self, stage: str | None = None) -> None:
-        """Let go of readers, their blocks and workers."""
-        del stage
-        self._let_go()
+        """Let go of the stage's readers, their blocks and workers: of all where none is named."""
+        # Not of more: a callback may validate or test on this very module in the midst of a training.
+        self._let_go(STAGES.get(stage or "", tuple(self._sources)))
 
     def on_exception(self, exception: BaseException) -> None:
         """Let go of readers and workers: Lightning calls no `teardown` after an exception."""
         del exception
-        self._let_go()
+        self._let_go(STAGES[self._function()])
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {name: value for name, value in self.__dict__.items() if name != "val_dataloader"}
@@ -337,21 +333,82 @@ class FileSetDataModule(LightningDataModule):
             theirs = MethodType(LightningDataModule.val_dataloader, weakref.proxy(self))
             self.val_dataloader = theirs  # type: ignore[method-assign]
 
-    def _let_go(self) -> None:
-        for loaders in self._made.values():
-            for loader in loaders:
+    def _let_go(self, stages: Sequence[Stage]) -> None:
+        for stage in stages:
+            for loader in self._made.pop(stage, ()):
                 loader.close()
-        self._made.clear()
-        self._readers.clear()
-        self._resume = None
+        for key in [key for key in self._readers if key[0] in stages]:
+            del self._readers[key]
+        if "train" in stages:
+            self._resume = None
 
 
-def _weakly(method: Callable[[], int | None]) -> Callable[[], int | None]:
-    """The method without a hold on its object, lest loaders outlive their last use; None where the object is gone."""
-    reference = weakref.WeakMethod(method)
+class _Progress:
+    """How far a trainer has come, for loaders: they may outlive it, and must not keep it."""
 
-    def call() -> int | None:
-        bound = reference()
-        return None if bound is None else bound()
+    def __init__(self, trainer: Trainer | None) -> None:
+        self._trainer = None if trainer is None else weakref.ref(trainer)
 
-    return call
+    def _running(self) -> Trainer | None:
+        trainer = None if self._trainer is None else self._trainer()
+        return None if trainer is None or trainer.state.status == TrainerStatus.FINISHED else trainer
+
+    def epoch(self) -> int | None:
+        """The epoch that it is in; None where there is no trainer, or it is done."""
+        trainer = self._running()
+        return None if trainer is None else trainer.current_epoch
+
+    def trained(self) -> int | None:
+        """Batches of that epoch that were trained on."""
+        # "Processed", not "completed": that is counted after the hooks in which checkpoints are taken, and Lightning
+        # itself counts it on when it resumes. A batch on which an exception struck is in neither.
+        trainer = self._running()
+        done = None if trainer is None else trainer.fit_loop.epoch_loop.batch_progress.current
+        return None if done is None else done.processed  # type: ignore[attr-defined]
+
+
+class _Loader(FileSetLoader):
+    """A loader that hears its epoch from any trainer: Lightning tells it to the samplers of batch samplers.
+
+    Of one that was given the loader without its module, nothing else is known; and it restores no state of loaders
+    from a checkpoint of an epoch's end (seen with Lightning 2.6).
+    """
+
+    @property
+    def batch_sampler(self) -> Any:
+        return _Sampler(self)
+
+
+class _Sampler:
+    def __init__(self, loader: FileSetLoader) -> None:
+        self.batch_size, self.set_epoch = loader.reader.batch_size, loader.tell_epoch
+
+    @property
+    def sampler(self) -> _Sampler:  # not an attribute: nothing here may wait for the collector of cycles
+        return self
+
+
+class _PredictLoader(FileSetLoader):
+    """A loader that says which rows its batches hold, where Lightning's prediction writers look for it."""
+
+    @property
+    def batch_sampler(self) -> Any:
+        return _Places(self.reader.plan)
+
+
+# A name of Lightning's own, which a later one may lack: writers are told no rows then.
+class _Places(getattr(distributed, "_IndexBatchSamplerWrapper", object)):  # type: ignore[misc]
+    # Of Lightning's class it has the type, by which it is known, and the one attribute that is read.
+    def __init__(self, plan: Plan) -> None:
+        self.seen_batch_indices = _BatchPlaces(plan)
+
+
+class _BatchPlaces(Sequence[list[int]]):
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def __len__(self) -> int:
+        return self._plan.num_batches
+
+    def __getitem__(self, index: Any) -> Any:
+        return list(self._plan.places(index))

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from fileset_integrations.gathering import Batch
@@ -49,7 +50,7 @@ class FileSetLoader:
         reader: The reader.
         num_workers: Worker processes; 0 reads ahead with threads, which is faster.
         epoch: Asked for the epoch's number at the first batch of each iteration; None where no trainer is there to
-            know it: each iteration is the next epoch then.
+            know it: it is the one that `tell_epoch` said last, or else the next.
         pin_memory: Hand out tensors in page-locked memory, from which a GPU copies while the processor goes on.
         trained: Asked for how many batches of the trainer's epoch were trained on, when a state is saved: a batch that
             was handed out may not have been. None: all were.
@@ -68,6 +69,7 @@ class FileSetLoader:
         self._clock = NextClock()
         self._epoch = self._batches = self._rows = 0
         self._next_epoch = 0  # where no trainer knows it
+        self._trainers = False  # the epoch came from the trainer that `trained` asks
         self._resume: tuple[int, int] | None = None
         self._idle: list[tuple[_Indices, DataLoader[Batch]]] = []  # workers of iterations that have ended
         self._under_way: weakref.WeakSet[BatchIterator | DataLoader[Batch]] = weakref.WeakSet()
@@ -81,6 +83,7 @@ class FileSetLoader:
         # A generator: this runs at the first next, when the trainer knows the epoch.
         epoch = self._epoch_now()
         resume, self._resume = self._resume, None
+        self._trainers = epoch is not None
         if epoch is None:
             check_shard(self.reader.shard, "The loader was made for", "Pass the data module itself to the trainer")
             epoch = self._next_epoch
@@ -92,6 +95,10 @@ class FileSetLoader:
             first, stop = self.reader.plan.batch_bounds(number - 1)
             self._rows += stop - first
             yield self.reader.model_input(batch)
+
+    def tell_epoch(self, epoch: int) -> None:
+        """Say which epoch the next iteration is of, where no trainer is there that could be asked."""
+        self._next_epoch = epoch
 
     def _load(self, epoch: int, start: int) -> Iterator[Batch]:
         if not self._num_workers:
@@ -119,6 +126,9 @@ class FileSetLoader:
             num_workers=self._num_workers,
             persistent_workers=True,
             pin_memory=self.pin_memory,
+            # Torch seeds workers by a draw from its global generator, and what the model draws then would depend on
+            # the number of workers.
+            generator=torch.Generator().manual_seed(self.reader.plan.shuffle.seed + self.reader.shard.rank),
         )
         self._under_way.add(workers)
         return indices, workers
@@ -146,8 +156,9 @@ class FileSetLoader:
     def state_dict(self) -> dict[str, Any]:
         """Where the training stands: flat JSON, the same on every rank."""
         batches = self._batches
-        if self._trained is not None and self._epoch_now() == self._epoch and (trained := self._trained()) is not None:
-            batches = min(batches, trained)
+        if self._trainers and self._trained is not None and self._epoch_now() == self._epoch:
+            trained = self._trained()
+            batches = batches if trained is None else min(batches, trained)
         return self.reader.state(self._epoch, batches)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

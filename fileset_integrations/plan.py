@@ -229,6 +229,12 @@ class Plan:
             stop = min(stop, self.local_rows)
         return start, stop
 
+    def places(self, index: int) -> range:
+        """Places of the rows of batch `index` among all ranks' rows, in natural order; for `shuffle=False` only."""
+        first = self.lane_starts[0]
+        start, stop = self.batch_bounds(index)
+        return range(first + start, first + stop)
+
     def epoch(self, epoch: int) -> EpochPlan:
         """The order of epoch `epoch`, counted from 0."""
         return EpochPlan(self, epoch)

@@ -323,6 +323,12 @@ def test_a_dataset_without_rows_has_no_batches(tmp_path):
     assert FileSetPyDataset(numbered(tmp_path, (0,)), batch_size=BATCH, drop_last_batch=False).num_batches == 0
 
 
+def test_rows_that_make_no_full_batch_are_refused_with_the_way_out(fs):
+    with pytest.raises(SpecError, match=rf"{ROWS} rows make no full batch of {ROWS + 1}\. .* drop_last_batch=False"):
+        FileSetPyDataset(fs, batch_size=ROWS + 1)
+    assert len(FileSetPyDataset(fs, batch_size=ROWS + 1, drop_last_batch=False)) == 1
+
+
 def test_fit_reads_views_as_filesets(fs):
     import keras
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fileset_integrations import plan as plan_module
@@ -210,6 +210,20 @@ def test_without_shuffling_rows_come_in_natural_order():
 
     assert batches_of(plan, 0) == [[(0, 0), (0, 1), (0, 2)], [(2, 0), (3, 0), (3, 1)], [(3, 2), (3, 3)]]
     assert batches_of(plan, 5) == batches_of(plan, 0)
+
+
+@given(num_rows=st.integers(0, 60), size=st.integers(2, 9), world_size=st.integers(1, 5))
+def test_places_without_shuffling_number_every_row_once_over_all_ranks(num_rows, size, world_size):
+    assume(not 0 < num_rows < world_size)
+    plans = [
+        make_plan([num_rows], size, shuffle=False, drop_last_batch=False, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+
+    places = [[list(plan.places(index)) for index in range(plan.num_batches)] for plan in plans]
+
+    assert [place for rank in places for batch in rank for place in batch] == list(range(num_rows))
+    assert places == [[[row for _, row in batch] for batch in batches_of(plan, 0)] for plan in plans]
 
 
 def test_without_shuffling_any_number_of_ranks_will_do_whatever_streams_says():

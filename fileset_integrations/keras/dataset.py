@@ -61,7 +61,8 @@ class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
         max_queue_size: Keras's own: batches asked for ahead.
 
     Raises:
-        SpecError: steps_per_epoch is less than 1, or there is no batch for it.
+        SpecError: The rows make no full batch (Keras fails at its first, and says nothing of that); or steps_per_epoch
+            is less than 1.
         FileSetError: As `FileSetReader` does.
     """
 
@@ -105,6 +106,11 @@ class FileSetPyDataset(keras.utils.PyDataset):  # type: ignore[misc]
             transform=transform,
             random_access=True,
         )
+        if not len(self.reader) and (rows := self.reader.plan.num_rows):
+            raise SpecError(
+                f"{rows} rows make no full batch of {self.reader.plan.global_batch_size}. Pass a smaller batch_size, "
+                "or drop_last_batch=False, as for evaluation."
+            )
         if ahead.reads_ahead(self) and (lacking := ahead.lacking()):
             warnings.warn(_NOTHING_AHEAD.format(version=keras.__version__, lacking=lacking), UserWarning, stacklevel=2)
             self.workers, self.use_multiprocessing = 1, False

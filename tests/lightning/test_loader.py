@@ -9,7 +9,7 @@ import time
 import pytest
 
 from fileset_integrations.errors import StateMismatchError
-from tests.support.fitting import Recorder, fit, quiet_trainer
+from tests.support.fitting import VAL_ROWS, Recorder, SaveEverywhere, fit, natural, quiet_trainer
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -72,12 +72,40 @@ def test_without_a_trainer_each_iteration_is_the_next_epoch_and_a_state_says_whi
     assert ids_of(later) == expected(2)
 
 
-def test_a_trainer_that_is_given_the_loader_alone_goes_through_the_epochs_too(datamodule, expected):
-    model = Recorder()
+@pytest.mark.parametrize("trained_before", [False, True])
+def test_a_trainer_that_is_given_the_loader_alone_goes_through_the_epochs_and_on_with_them(
+    trained_before, datamodule, expected, tmp_path
+):
+    dm, saver = datamodule(), SaveEverywhere(tmp_path)
+    if trained_before:
+        quiet_trainer(max_steps=1).fit(Recorder(), dm)  # whose epoch is not that of the next trainer
 
-    quiet_trainer(max_epochs=3).fit(model, datamodule().train_dataloader(), datamodule().val_dataloader())
+    def train(ckpt_path=None, **options):
+        model = Recorder()
+        quiet_trainer(max_epochs=3, **options).fit(
+            model, dm.train_dataloader(), dm.val_dataloader(), ckpt_path=ckpt_path
+        )
+        return model
 
-    assert model.epochs() == [expected(epoch) for epoch in range(3)]
+    whole = train(callbacks=[saver])
+    assert whole.epochs() == [expected(epoch) for epoch in range(3)]
+    for name in ("batch-6", "validation-4", "epoch-4", "epoch-8"):
+        assert train(tmp_path / name).train_seen == whole.train_seen[saver.taken[name] :], name
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_module_may_be_validated_by_another_trainer_in_the_midst_of_a_training(num_workers, datamodule, expected):
+    class Validating(Recorder):
+        def on_train_batch_end(self, outputs, batch, batch_idx):
+            if batch_idx == 1:
+                quiet_trainer().validate(other, dm, verbose=False)
+
+    dm, model, other = datamodule(num_workers=num_workers), Validating(), Recorder()
+
+    quiet_trainer(max_epochs=2).fit(model, dm)
+
+    assert model.epochs() == [expected(0), expected(1)]
+    assert [ids for _, _, ids in other.val_seen] == natural(VAL_ROWS) * 2
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import BasePredictionWriter
 
 from fileset_integrations.lightning import FileSetDataModule
 from tests.support.fitting import (
@@ -55,6 +56,39 @@ def test_test_and_predict_cover_every_row_once_in_order_though_the_last_batch_is
     assert model.predict_seen == [(0, ids) for ids in batches]
     assert torch.cat(predicted).tolist() == list(range(VAL_ROWS))
     assert [ids for _, _, ids in model.val_seen] == batches
+
+
+def test_prediction_writers_are_told_which_rows_each_batch_holds(datamodule, val, train, recwarn):
+    class Writer(BasePredictionWriter):
+        def write_on_batch_end(self, trainer, model, prediction, places, batch, index, dataloader_idx):
+            told.append((dataloader_idx, places, prediction.tolist()))
+
+        def write_on_epoch_end(self, trainer, model, predictions, places):
+            told_at_the_end.extend(places)
+
+    told, told_at_the_end = [], []
+
+    quiet_trainer(callbacks=[Writer("batch_and_epoch")]).predict(Recorder(), datamodule(predict=[val, train]))
+
+    assert [places for _, places, _ in told] == [ids for _, _, ids in told] == natural(VAL_ROWS) + natural(ROWS)
+    assert told_at_the_end == [natural(VAL_ROWS), natural(ROWS)]
+    assert not [one for one in recwarn if "batch indices" in str(one.message)]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+def test_what_a_model_draws_does_not_depend_on_the_number_of_workers(num_workers, datamodule):
+    class Drawing(Recorder):
+        def training_step(self, batch, batch_idx):
+            drawn.append(torch.rand(()).item())
+            return super().training_step(batch, batch_idx)
+
+    drawn, model = [], Drawing()
+    torch.manual_seed(3)
+
+    quiet_trainer(max_epochs=2).fit(model, datamodule(num_workers=num_workers))
+
+    torch.manual_seed(3)
+    assert drawn == [torch.rand(()).item() for _ in range(8)]
 
 
 def test_several_validation_filesets_are_loaders_of_their_own(datamodule, val, train):

@@ -1,6 +1,7 @@
 """What a Trainer is told about its batches holds for ours."""
 
 import pytest
+from lightning.pytorch.tuner import Tuner
 
 from fileset_integrations.lightning import FileSetDataModule
 from tests.support.fitting import BATCH, EPOCHS, ID_COLUMNS, ROWS, SEED, VAL_ROWS, Recorder, fit, natural, quiet_trainer
@@ -164,6 +165,25 @@ def test_a_run_that_is_stopped_early_ends_after_that_batch(datamodule, expected)
     quiet_trainer(max_epochs=4).fit(model, datamodule())
 
     assert model.epochs() == [expected(0), expected(1)[:2]]
+
+
+def test_the_tuner_tries_batch_sizes_on_batches_of_that_size(datamodule, tmp_path):
+    class Small(Recorder):
+        def training_step(self, batch, batch_idx):
+            if len(batch[1]) > 9:
+                raise RuntimeError("CUDA out of memory.")
+            return super().training_step(batch, batch_idx)
+
+    model, dm = Small(), datamodule(batch_size=4)
+    trainer = quiet_trainer(default_root_dir=tmp_path, enable_checkpointing=True)
+
+    found = Tuner(trainer).scale_batch_size(model, datamodule=dm, init_val=4)
+    tried = {len(ids) for _, ids in model.train_seen}
+    model.train_seen.clear()
+    trainer.fit(model, dm)
+
+    assert (found, tried) == (8, {4, 8})
+    assert [len(ids) for _, ids in model.train_seen] == [8] * 3
 
 
 def test_the_number_of_steps_is_known_before_training(datamodule):
