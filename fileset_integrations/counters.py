@@ -26,7 +26,8 @@ class ReaderStats:
         blocks_decoded: Blocks that were decoded from their files.
         memory_hits: Blocks that were asked for and lay decoded in memory, or were mapped there.
         disk_hits: Blocks that were asked for and lay decoded in the cache directory.
-        files_fetched: Files that came from a stage into the cache directory, for any reader of the same FileSet.
+        files_fetched: Files that came from a stage or a bucket into the cache directory, for any reader of the same
+            FileSet.
         fetched_bytes: Their bytes.
     """
 

@@ -15,7 +15,7 @@ from fileset_integrations.counters import Counters
 from fileset_integrations.decoder import root_column
 from fileset_integrations.errors import FileSetCorruptError, FileSetError
 from fileset_integrations.manifest import Manifest
-from fileset_integrations.storage.directory import Storage
+from fileset_integrations.storage.base import Storage
 from fileset_integrations.storage.footers import column_bytes, readable_groups
 
 _MAX_THREADS = 8

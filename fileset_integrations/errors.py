@@ -16,7 +16,7 @@ FileSetError
 ├── FileSetCorruptError (OSError)             files or manifest are not what was written
 │   └── StageFileNotFoundError (FileNotFoundError)  a file that the manifest lists is not in the stage
 ├── CheckpointError (OSError)                 a folder of a training's state that is damaged, in use, or not one
-├── FileSetFetchError (OSError)               a file of a stage could not be fetched; what it holds is not in doubt
+├── FileSetFetchError (OSError)               a file could not be fetched; what it holds is not in doubt
 ├── SnowflakeError (OSError)                  Snowflake refused a statement, or its answer was lost
 ├── FileSetAlreadyDeletedError (RuntimeError) used after delete()
 ├── FileSetCannotDeleteError (RuntimeError)   delete() refused or failed
@@ -92,7 +92,7 @@ class CheckpointError(FileSetError, OSError):
 
 
 class FileSetFetchError(FileSetError, OSError):
-    """A file of a stage could not be fetched: the network, the service or the right to it failed."""
+    """A file of a stage or a bucket could not be fetched: the network, the service or the right to it failed."""
 
 
 class SnowflakeError(FileSetError, OSError):

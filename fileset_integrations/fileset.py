@@ -26,10 +26,11 @@ from fileset_integrations.manifest import Manifest
 from fileset_integrations.progress import progress_bar
 from fileset_integrations.spec import as_int
 from fileset_integrations.splits import Selection, Share, Split
+from fileset_integrations.storage.base import Storage, check_name
 from fileset_integrations.storage.connecting import session_of
 from fileset_integrations.storage.copying import copy_snapshot, pull
-from fileset_integrations.storage.directory import Storage, check_name, open_storage, split_connection
 from fileset_integrations.storage.foreign import describe_directory, read_snapshot
+from fileset_integrations.storage.opening import open_storage, refuse_credentials, split_connection
 from fileset_integrations.storage.verification import find_problems
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from fileset_integrations.columns import Columns, FittedColumns
-    from fileset_integrations.storage.fetching import Fetcher, ReadAhead, StageFile, Verify
+    from fileset_integrations.storage.fetching import Fetcher, ReadAhead, RemoteFile, Verify
     from fileset_integrations.torch import FileSetIterableDataset
 
 
@@ -52,7 +53,7 @@ class FileSet:
         snowpark_session: A Snowpark session, whose connection is taken.
         connection_name: Name of a profile in connections.toml; for a stage, with none of the three, the default one.
         storage_options: Options for fsspec, for a location that is a URL. Never shown or stored.
-        verify: "strict": files of a stage whose sha256 nobody knows yet are fetched twice and compared.
+        verify: "strict": files that are fetched and whose sha256 nobody knows yet come twice and are compared.
 
     Raises:
         FileSetNotFoundError: There is no complete FileSet of that name.
@@ -190,6 +191,7 @@ class FileSet:
         Raises:
             FileSetError: As `FileSet` does, which names them.
         """
+        refuse_credentials(where)
         where, named = split_connection(where)
         connection_name = named or connection_name
         location, _, name = where.rstrip("/").rpartition("/")
@@ -416,7 +418,7 @@ class FileSet:
 
     @property
     def fetches(self) -> bool:
-        """Whether its files are fetched into the cache of this machine before they are read: those of a stage are."""
+        """Whether its files are fetched into this machine's cache before they are read: those of a stage or bucket."""
         storage: Storage | None = vars(self).get("_storage")  # what stands for several FileSets has none of its own
         return storage is not None and storage.fetches
 
@@ -439,7 +441,7 @@ class FileSet:
         """Begin to fetch files in the order in which they will be read; None where nothing is fetched."""
         return self._storage.read_ahead(self._root, self._checked(), files) if self.fetches else None
 
-    def _fetch_of(self, file: int) -> tuple[Fetcher, StageFile] | None:
+    def _fetch_of(self, file: int) -> tuple[Fetcher, RemoteFile] | None:
         return self._storage.fetch_of(self._root, self._checked(), file)
 
     @contextmanager

@@ -68,7 +68,7 @@ class FileSetDataModule(LightningDataModule):
         num_workers: Worker processes per rank; 0, where threads read ahead, is the fast path.
         pin_memory: Hand out tensors in page-locked memory, from which a GPU copies while the processor goes on; None:
             where the trainer's device is one of CUDA's.
-        pull: Fetch all files from a stage before anything starts, once a node (or once at all, where
+        pull: Fetch all files from a stage or a bucket before anything starts, once a node (or once at all, where
             `prepare_data_per_node` is set to False: for a cache directory that the nodes share). False: each file when
             it is needed.
         streams: See `FileSetReader`.

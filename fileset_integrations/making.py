@@ -21,8 +21,9 @@ from fileset_integrations.errors import FileSetError, FileSetExistsError, FileSe
 from fileset_integrations.manifest import Manifest, file_table, mask_secrets
 from fileset_integrations.progress import is_seen, progress_bar
 from fileset_integrations.spec import MAX_SEED, as_int
-from fileset_integrations.storage.directory import Storage, open_storage
+from fileset_integrations.storage.base import Storage
 from fileset_integrations.storage.footers import read_footers, total_nulls
+from fileset_integrations.storage.opening import open_storage
 from fileset_integrations.storage.stage import StageStorage
 
 IfExists = Literal["error", "open"]

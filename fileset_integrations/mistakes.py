@@ -36,6 +36,7 @@ from omegaconf.errors import (
 
 from fileset_integrations.errors import FileSetError, SpecError, how_to_install
 from fileset_integrations.schemas import TrainConf
+from fileset_integrations.storage.opening import holds_credentials
 
 _FULL = "HYDRA_FULL_ERROR"
 # Says that it was `in_one_line` that set the above: processes that this one starts inherit both.
@@ -48,7 +49,6 @@ _SECRET_KEY = re.compile(
     re.I,
 )
 _SECRET_PATH = re.compile(r"(^|\.)storage_options\.key$")
-_SECRET_IN_URL = re.compile(r"(?<=://)[^/@:\s]+:[^/@\s]+(?=@)")
 _SECRET_SETTING = re.compile(
     # of a presigned URL; of a connection string; of SQL
     r"(?<=[?&])[\w-]*(?:sig|signature|token|credential|password|secret|api_?key)=[^&\s'\"]+"
@@ -367,10 +367,10 @@ def refuse_secrets(config: DictConfig) -> None:
                 "lie in connections.toml, under the name that source.connection_name gives; others in the environment, "
                 "which a config names as ${oc.env:NAME}."
             )
-        if isinstance(value, str) and _SECRET_IN_URL.search(value):
+        if isinstance(value, str) and holds_credentials(value):
             raise SpecError(
-                f"{key} is a URL with a password in it, which would be written into the folder of every run. Leave "
-                "user and password out of it, and keep them in the environment or in a profile."
+                f"{key} is a URL with a password or a key in it, which would be written into the folder of every run. "
+                "Leave it out of the URL, and keep it in the environment or in a profile."
             )
         if _is_secret(key, value):
             raise SpecError(
@@ -380,7 +380,7 @@ def refuse_secrets(config: DictConfig) -> None:
 
 
 def _is_secret(key: str, value: Any) -> bool:
-    inside = isinstance(value, str) and (_SECRET_IN_URL.search(value) or _SECRET_SETTING.search(value))
+    inside = isinstance(value, str) and (holds_credentials(value) or _SECRET_SETTING.search(value))
     return bool(_SECRET_KEY.search(key.rpartition(".")[2]) or _SECRET_PATH.search(key) or inside)
 
 

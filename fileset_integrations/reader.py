@@ -62,7 +62,7 @@ class FileSetReader:
         memory_bytes: Bound for what is in memory at once: open blocks, those read ahead or kept, outstanding batches;
             beside it, allocators hold up to 192 MiB in reserve. It never changes the order.
         cache_dir: The cache directory; None: `FILESET_CACHE_DIR`, else the user's.
-        cache_bytes: Most bytes that decoded blocks and files fetched from stages, of all FileSets, take together in
+        cache_bytes: Most bytes that decoded blocks and fetched files, of all FileSets, take together in
             the cache directory: those used least recently make room for others. None: what is free on its disk.
         transform: A picklable function batch, generator -> batch, whose generator is seeded by (seed, epoch, batch).
         random_access: Batches will be asked for by index, in any order: "auto" never streams then.

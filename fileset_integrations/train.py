@@ -197,10 +197,13 @@ def _prepare(config: DictConfig, evaluation: Evaluation) -> Job:
         summary.update(batch)
         evaluation.learn(batch)
 
-    # The data module opens the others itself, by LOCATION/NAME; views have no such name, and it says of no connection.
-    both = {"train": train_set, "val": val_set}
-    of_the_data: dict[str, Any] = {split: fs for split, fs in both.items() if isinstance(fs, View) or fs.fetches}
-    if options := storage_options(config):
+    # The data module opens the others itself, by LOCATION/NAME and these options; views have no such name, and it says
+    # of no connection.
+    options, both = storage_options(config), {"train": train_set, "val": val_set}
+    of_the_data: dict[str, Any] = {
+        split: fs for split, fs in both.items() if isinstance(fs, View) or (fs.fetches and not options)
+    }
+    if options:
         of_the_data["storage_options"] = options
 
     def build_node(key: str, **arguments: Any) -> Any:

@@ -19,9 +19,10 @@ from fileset_integrations.errors import FileSetCannotDeleteError, SchemaMismatch
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.manifest import Manifest
 from fileset_integrations.splits import PartRows, Selection, Share, Split
+from fileset_integrations.storage.opening import refuse_credentials
 
 if TYPE_CHECKING:
-    from fileset_integrations.storage.fetching import Fetcher, ReadAhead, StageFile
+    from fileset_integrations.storage.fetching import Fetcher, ReadAhead, RemoteFile
 
 # What is taken where rows are read: a FileSet, a view, "LOCATION/NAME", or a list of these: their concatenation.
 FileSetLike = FileSet | str | Sequence["FileSetLike"]
@@ -57,10 +58,18 @@ def as_fileset(source: object, storage_options: Mapping[str, Any] | None = None)
 
 
 def is_fileset_like(source: object) -> bool:
-    """Whether `as_fileset` takes an argument, as far as can be told without opening anything."""
+    """Whether `as_fileset` takes an argument, as far as can be told without opening anything.
+
+    Raises:
+        FileSetLocationError: A URL in it holds credentials.
+    """
+    if isinstance(source, str):
+        refuse_credentials(source)
     if isinstance(source, FileSet | str):
         return True
-    return isinstance(source, Sequence) and bool(source) and all(map(is_fileset_like, source))
+    # All of a list are looked at, since whoever refuses it shows it.
+    likely = [is_fileset_like(one) for one in source] if isinstance(source, Sequence) else []
+    return bool(likely) and all(likely)
 
 
 def shown(source: Any) -> str | list[Any]:
@@ -224,7 +233,7 @@ class Concatenation(View):
         found = (self._fetch_of(file) for file in files)
         return read_ahead(fetch for fetch in found if fetch is not None)
 
-    def _fetch_of(self, file: int) -> tuple[Fetcher, StageFile] | None:
+    def _fetch_of(self, file: int) -> tuple[Fetcher, RemoteFile] | None:
         part, own = self._part_of(file)
         return self._parts[part]._fetch_of(own)
 

@@ -24,7 +24,7 @@ if not os.environ.get("FILESET_TEST_GPU"):
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-from tests.support import SOAK  # noqa: E402
+from tests.support import SOAK, s3_server  # noqa: E402
 from tests.support import snowflake_server as local_snowflake  # noqa: E402
 from tests.support.leaks import LeakCheck  # noqa: E402
 
@@ -122,6 +122,24 @@ def documented_snowflake(
     from tests.support.documents import prepare
 
     return prepare(snowflake_process, tmp_path_factory.mktemp("snowflake-home"))
+
+
+@pytest.fixture(scope="session")
+def s3_process() -> Iterator[s3_server.Server]:
+    """The local S3 of this test process."""
+    with s3_server.start() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_process: s3_server.Server, monkeypatch: pytest.MonkeyPatch) -> s3_server.Server:
+    """The local S3, with nothing in it; the environment is such that drivers find it without being told."""
+    s3_process.reset()
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in s3_process.environment().items():
+        monkeypatch.setenv(name, value)
+    return s3_process
 
 
 @pytest.fixture

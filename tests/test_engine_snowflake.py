@@ -20,7 +20,7 @@ from fileset_integrations.errors import (
     StageNotFoundError,
 )
 from fileset_integrations.storage.connecting import session
-from fileset_integrations.storage.directory import open_storage
+from fileset_integrations.storage.opening import open_storage
 from fileset_integrations.storage.stage import StageStorage
 from tests.support.staged import PROFILE, STAGE, load_numbers, make_stage, run
 

@@ -13,7 +13,7 @@ import pytest
 
 from fileset_integrations import FileSet, FileSetReader
 from fileset_integrations.errors import FileSetCorruptError, FileSetFetchError, StageFileNotFoundError
-from fileset_integrations.storage import presigned
+from fileset_integrations.storage import downloads
 from tests.support.snowflake_server import MARK
 from tests.support.staged import PROFILE, STAGE, fetched_files, make_stage, staged_numbers
 
@@ -24,7 +24,7 @@ FILE = "data_0_1_0"  # the one that faults strike
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
     """Waits between attempts, a tenth of the real ones."""
-    monkeypatch.setattr(presigned, "_FIRST_WAIT_S", 0.02)
+    monkeypatch.setattr(downloads, "_FIRST_WAIT_S", 0.02)
 
 
 def read(fs: FileSet) -> list[int]:

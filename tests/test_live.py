@@ -19,8 +19,8 @@ from fileset_integrations import Columns, FileSet, FileSetReader
 from fileset_integrations.columns import Stack
 from fileset_integrations.errors import FileSetExistsError, FileSetLocationError, QueryError, StageNotFoundError
 from fileset_integrations.storage.connecting import SnowflakeSession, session
-from fileset_integrations.storage.directory import open_storage
 from fileset_integrations.storage.locations import identifier
+from fileset_integrations.storage.opening import open_storage
 from fileset_integrations.storage.stage import StageStorage
 from tests.support.data import plain
 

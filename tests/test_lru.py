@@ -239,6 +239,42 @@ def _die_while_writing(files, number):
         files.add(name(number), 150, write)
 
 
+def test_what_killed_processes_left_goes_when_another_first_uses_the_folder_and_nothing_else(tmp_path):
+    root = tmp_path / "root"
+    held, go_on = multiprocessing.get_context("fork").Event(), multiprocessing.get_context("fork").Event()
+    fork = multiprocessing.get_context("fork").Process
+    killed, writing = (
+        fork(target=lambda: _die_while_writing(LruFiles(root), 1)),
+        fork(target=_write_slowly, args=(root, 2, held, go_on)),
+    )
+    for process in (killed, writing):
+        process.start()
+    killed.join(60)
+    held.wait(60)
+    (root / "parts" / "theirs").mkdir()
+    (root / "parts" / "theirs.7").mkdir()
+
+    files = LruFiles(root)  # of this process, for the first time
+
+    assert sorted(path.name for path in (root / "parts").iterdir()) == sorted(["theirs", "theirs.7", f"{name(2)}.100"])
+    assert int((root / ".total").read_bytes()) == taken(files) == 100
+    go_on.set()
+    writing.join(60)
+    assert writing.exitcode == 0 and get(files, 2) == content(2, 100)
+
+
+def _write_slowly(root, number, held, go_on):
+    def write(file):
+        file.write(content(number, 50))
+        held.set()
+        go_on.wait(60)
+        file.write(content(number, 50))
+
+    files = LruFiles(root)
+    with files.lock(name(number)):
+        files.add(name(number), 100, write).close()
+
+
 def test_what_a_killed_process_left_half_written_makes_room(tmp_path):
     files = LruFiles(tmp_path / "root", max_bytes=200)
     for number in (0, 1):

@@ -122,6 +122,8 @@ SECRET = "hunter2-" + "x" * 8
         [f"+source.storage_options.secret={SECRET}"],
         [f"+hydra.job.env_set.SOME_TOKEN={SECRET}"],
         [f"source.location=s3://me:{SECRET}@bucket/x"],
+        [f"source.location='s3://bucket/x?sig={SECRET}'"],
+        [f"data.val='https://host/sets/x?a=b&access_key={SECRET}'"],
         ["-m", f"+source.storage_options.token=a,{SECRET}"],
     ],
 )

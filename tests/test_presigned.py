@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fileset_integrations.storage.http import HttpClient
-from fileset_integrations.storage.presigned import RangeFile
+from fileset_integrations.storage.ranges import RangeFile
 
 DATA = bytes(range(256)) * 600  # more than is kept of the end
 

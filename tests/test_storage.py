@@ -12,7 +12,7 @@ import pytest
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from fsspec.implementations.local import LocalFileSystem
 
-from fileset_integrations import FileSet
+from fileset_integrations import FileSet, FileSetReader
 from fileset_integrations.errors import (
     FileSetCannotDeleteError,
     FileSetCorruptError,
@@ -21,17 +21,23 @@ from fileset_integrations.errors import (
     FileSetNotFoundError,
     SchemaMismatchError,
 )
-from fileset_integrations.storage.directory import BucketStorage, LocalStorage, open_storage
+from fileset_integrations.storage.bucket import BucketStorage
+from fileset_integrations.storage.directory import LocalStorage
+from fileset_integrations.storage.opening import holds_credentials, open_storage, refuse_credentials
 from tests.support.data import fileset_of, numbered, numbered_tables, write_parquet
 
 QUERY = "SELECT i AS id, 'row ' || i AS name FROM range(5000) r(i)"
 
 
-@pytest.fixture(params=["directory", "bucket"])
+@pytest.fixture(params=["directory", "bucket", "s3"])
 def location(request, tmp_path):
     """A place that each storage can write to."""
     if request.param == "directory":
         yield str(tmp_path / "filesets")
+        return
+    if request.param == "s3":
+        pytest.importorskip("s3fs")
+        yield request.getfixturevalue("s3").make_bucket("filesets") + "/sets"
         return
     url = f"memory://{uuid.uuid4()}/filesets"
     yield url
@@ -126,7 +132,7 @@ def test_without_its_manifest_nothing_opens(location):
     fs.verify()  # the files themselves are there
 
 
-def test_verify_names_what_is_missing_or_cut(location):
+def test_verify_names_what_is_missing_or_cut(location, cache):
     fs = make(location, max_file_bytes=10_000)
     filesystem, _ = fsspec.core.url_to_fs(location)
     filesystem.rm_file(fs.files()[0])
@@ -222,6 +228,51 @@ def test_storage_options_show_up_nowhere(monkeypatch):
     assert "hunter2" not in str(raised.value)
 
 
+WITH_CREDENTIALS = [
+    "s3://AKIAKEY:hunter2/+x@bucket/sets/flights",
+    "https://me:hunter2@host:8443/sets/flights",
+    "https://host/sets/flights?X-Amz-Signature=hunter2",
+    "s3://bucket/flights?token=hunter2",
+    "gs://bucket/a?b=hunter2/flights",
+]
+
+
+@pytest.mark.parametrize("where", WITH_CREDENTIALS)
+def test_credentials_in_a_url_are_refused_and_never_shown(where, tmp_path):
+    location, name = where.rsplit("/", 1)
+    fs = make(tmp_path)
+    uses = [
+        lambda: FileSet.open(where),
+        lambda: FileSet.from_parquet(where),
+        lambda: make(where, "flights"),
+        lambda: fs.copy_to(where),
+        lambda: FileSetReader(where, batch_size=4),
+        lambda: FileSetReader([fs, where], batch_size=4),
+    ]
+    if "hunter2" in location:
+        uses += [lambda: FileSet(target_stage_loc=location, name=name), lambda: make(location, name)]
+
+    for use in uses:
+        with pytest.raises(FileSetLocationError, match=r"in the URL.*environment.*storage_options=") as raised:
+            use()
+        assert str(raised.value).startswith(where.partition("://")[0] + "://")
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "s3://bucket/a@b/x",
+        "https://host:443/a@b/x",
+        "abfs://files@account.dfs/x",
+        "github://org:repo@main/x",
+        "a?b=c/x",
+    ],
+)
+def test_what_only_looks_like_credentials_is_taken(where):
+    refuse_credentials(where)
+    assert not holds_credentials(where)
+
+
 def test_a_url_without_a_driver_says_what_to_install():
     with pytest.raises(FileSetLocationError, match="nosuch"):
         FileSet(target_stage_loc="nosuch://bucket", name="flights")
@@ -239,7 +290,7 @@ def test_a_store_that_cannot_be_reached_is_an_error_of_ours():
 
     fsspec.register_implementation("silent", Silent, clobber=True)
 
-    with pytest.raises(FileSetLocationError, match=r"silent://.* cannot be reached \(NoCredentialsError: Unable"):
+    with pytest.raises(FileSetLocationError, match=r"silent://.* cannot be read \(NoCredentialsError: Unable"):
         FileSet(target_stage_loc="silent://bucket/sets", name="flights")
 
 

@@ -28,7 +28,7 @@ from fileset_integrations.cli.sizes import MaxFileBytes
 from fileset_integrations.errors import FileSetCorruptError, FileSetNotFoundError, QueryError
 
 if TYPE_CHECKING:
-    from fileset_integrations.storage.directory import Storage
+    from fileset_integrations.storage.base import Storage
 
 
 @app.command()
@@ -183,7 +183,7 @@ def verify(where: Where = None, connection_name: Profile = None, as_json: Json =
 
 @app.command()
 def pull(where: Where = None, connection_name: Profile = None, as_json: Json = False) -> None:
-    """Fetch all files of a FileSet in a stage into the cache of this machine."""
+    """Fetch all files of a FileSet in a stage or a bucket into the cache of this machine."""
     where, fs = opened(where, connection_name)
     fs.pull()
     if as_json:
@@ -204,7 +204,7 @@ def copy(
 ) -> None:
     """Copy a FileSet, every file verified, under the same snapshot id. Prints the copy's LOCATION/NAME."""
     from fileset_integrations.fileset import FileSet
-    from fileset_integrations.storage.directory import is_stage
+    from fileset_integrations.storage.opening import is_stage
 
     source = FileSet.open(where, connection_name=connection_name if is_stage(where) else None)
     copied = source.copy_to(
@@ -257,6 +257,6 @@ def confirmed(yes: bool, question: str) -> None:
 
 def _storage(location: str, connection_name: str | None) -> Storage:
     from fileset_integrations.storage.connecting import session_of
-    from fileset_integrations.storage.directory import open_storage
+    from fileset_integrations.storage.opening import open_storage
 
     return open_storage(location, session=session_of(None, None, connection_name))

@@ -16,7 +16,7 @@ from fileset_integrations.fileset import FileSet
 from fileset_integrations.runs.building import build, plain
 from fileset_integrations.storage.cache import cache_root
 from fileset_integrations.storage.connecting import refuse_secrets
-from fileset_integrations.storage.directory import is_stage
+from fileset_integrations.storage.opening import is_stage
 from fileset_integrations.views import as_fileset
 
 _log = logging.getLogger(__name__)

@@ -1,5 +1,1 @@
-"""Where the files of FileSets live."""
-
-from fileset_integrations.storage.directory import BucketStorage, LocalStorage, Storage, open_storage
-
-__all__ = ["BucketStorage", "LocalStorage", "Storage", "open_storage"]
+"""Where the files of FileSets live: `opening.open_storage` finds the storage of a location."""

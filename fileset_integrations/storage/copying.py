@@ -15,7 +15,7 @@ import pyarrow as pa
 from fileset_integrations.errors import FileSetCorruptError, FileSetError, FileSetLocationError
 from fileset_integrations.manifest import DataFile, Manifest, file_table
 from fileset_integrations.progress import progress_bar
-from fileset_integrations.storage.directory import Storage
+from fileset_integrations.storage.base import Storage
 
 _READ_BYTES = 2**20
 _COPIES = 4  # at once

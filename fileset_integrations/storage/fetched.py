@@ -1,4 +1,4 @@
-"""The cache of fetched files: what came from a stage, verified, under its own sha256, within a hard limit.
+"""The cache of fetched files: what came from elsewhere, verified, under its own sha256, within a hard limit.
 
 ```
 files/                  `LruFiles`: each under its sha256; decoded blocks lie there too: one limit for both

@@ -1,4 +1,4 @@
-"""Fetching: files of a stage become verified local files, many at once, each once per machine.
+"""Fetching: files of a stage or a bucket become verified local files, many at once, each once per machine.
 
 A file is accepted when its size, its footer's row count and a digest agree: the sha256 that the manifest or an earlier
 fetch knows, else the md5 that LIST or the response states. A mismatch is fetched once more, then an error.
@@ -6,7 +6,6 @@ fetch knows, else the md5 that LIST or the response states. A mismatch is fetche
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
 import weakref
@@ -25,9 +24,8 @@ import pyarrow.parquet as pq
 from fileset_integrations.counters import Counters
 from fileset_integrations.errors import FileSetCorruptError
 from fileset_integrations.forks import mend_after_fork
-from fileset_integrations.storage.connecting import refuse_in_children
+from fileset_integrations.storage.downloads import Download
 from fileset_integrations.storage.fetched import FetchedFiles
-from fileset_integrations.storage.presigned import Download
 
 Verify = Literal["auto", "strict"]
 
@@ -39,11 +37,11 @@ _FETCHES_OF_ONE = 2  # a mismatch is fetched once more
 
 
 @dataclass(frozen=True, slots=True)
-class StageFile:
-    """One file of a snapshot in a stage, as it must be.
+class RemoteFile:
+    """One file of a snapshot that lies elsewhere, as it must be.
 
     Attributes:
-        path: Path from the stage's root.
+        path: What it is fetched by: its URL, or its path from the stage's root.
         size: Bytes.
         rows: Rows.
         sha256: Digest in the manifest, hex; None where nobody has computed it.
@@ -60,10 +58,13 @@ class StageFile:
 class Remote(Protocol):
     """Where fetched files come from."""
 
+    def check_process(self) -> None:
+        """Raises where this process must not fetch."""
+
     def download(self, path: str, target: Path, size: int, with_md5: bool) -> Download:
         """Write a file to `target`."""
 
-    def listed_md5(self, file: StageFile) -> str | None:
+    def listed_md5(self, file: RemoteFile) -> str | None:
         """Md5 that LIST states, hex; None where that is not the content's. Errors where the file is not as written."""
 
     def shown(self, path: str) -> str:
@@ -71,6 +72,9 @@ class Remote(Protocol):
 
     def want(self, paths: Iterable[str]) -> None:
         """Told which files will be downloaded."""
+
+    def unverified(self, file: RemoteFile) -> str | None:
+        """What to warn of where nothing states the file's digest; None: nothing."""
 
 
 class Fetcher:
@@ -88,7 +92,6 @@ class Fetcher:
     def __init__(self, remote: Remote, cache: FetchedFiles, verify: Verify) -> None:
         self._remote, self._cache, self._verify = remote, cache, verify
         self.counters = Counters()
-        self._pid = os.getpid()
         self._warned = False
         self._aheads: weakref.WeakSet[ReadAhead] = weakref.WeakSet()
         self.after_fork()
@@ -100,11 +103,11 @@ class Fetcher:
         self._pool: ThreadPoolExecutor | None = None
         self._pending: dict[str, Future[str]] = {}
 
-    def open(self, file: StageFile) -> pa.NativeFile:
+    def open(self, file: RemoteFile) -> pa.NativeFile:
         """A file, fetched where it is not cached, open for reading.
 
         Raises:
-            FileSetCorruptError: It is not in the stage, or not what was written.
+            FileSetCorruptError: It is not there, or not what was written.
             FileSetFetchError: It cannot be fetched.
         """
         for ahead in list(self._aheads):
@@ -121,18 +124,18 @@ class Fetcher:
             "before it was read. Pass a larger cache_bytes, or fewer streams."
         )
 
-    def cached(self, file: StageFile) -> bool:
+    def cached(self, file: RemoteFile) -> bool:
         """Whether a file needs no fetching."""
         digest = file.sha256 or self._cache.known(file.key)
         return digest is not None and self._cache.holds(digest, file.size)
 
-    def digest(self, file: StageFile) -> str:
+    def digest(self, file: RemoteFile) -> str:
         """Sha256 of a file, hex, which is fetched where nobody knows it."""
         return file.sha256 or self._cache.known(file.key) or self._result(file)
 
-    def submit(self, file: StageFile) -> Future[str]:
+    def submit(self, file: RemoteFile) -> Future[str]:
         """Begin to fetch a file, unless that is under way; its sha256 when it is there."""
-        refuse_in_children(self._pid)
+        self._remote.check_process()
         with self._lock:
             future = self._pending.get(file.key)
             if future is None:
@@ -143,7 +146,7 @@ class Fetcher:
         future.add_done_callback(lambda done: self._settled(file.key, done))
         return future
 
-    def _result(self, file: StageFile) -> str:
+    def _result(self, file: RemoteFile) -> str:
         while True:
             with suppress(CancelledError):  # by whoever asked for it first and wants it no more
                 return self.submit(file).result()
@@ -153,10 +156,10 @@ class Fetcher:
             if self._pending.get(key) is future:
                 del self._pending[key]
 
-    def fetch_all(self, files: Iterable[StageFile], done: Callable[[StageFile], object]) -> None:
+    def fetch_all(self, files: Iterable[RemoteFile], done: Callable[[RemoteFile], object]) -> None:
         """Fetch files; `done` is told of each. The first failure ends it, once what is under way has come to an end."""
         waiting = iter(files)
-        under_way: OrderedDict[str, tuple[StageFile, Future[str]]] = OrderedDict()
+        under_way: OrderedDict[str, tuple[RemoteFile, Future[str]]] = OrderedDict()
         while True:
             for file in waiting:
                 under_way[file.key] = (file, self.submit(file))
@@ -182,11 +185,11 @@ class Fetcher:
         """Tell `ahead` of every file that is opened, for as long as it lives."""
         self._aheads.add(ahead)
 
-    def want(self, files: Iterable[StageFile]) -> None:
+    def want(self, files: Iterable[RemoteFile]) -> None:
         """Say which files will be fetched."""
         self._remote.want(file.path for file in files)
 
-    def _fetch(self, file: StageFile) -> str:
+    def _fetch(self, file: RemoteFile) -> str:
         with self._cache.locked(file.key):
             expected = file.sha256 or self._cache.known(file.key)
             if expected is not None and self._cache.holds(expected, file.size):
@@ -201,7 +204,7 @@ class Fetcher:
             f"{self._remote.shown(file.path)}: {problem}. It was fetched twice. Make or copy the FileSet again."
         )
 
-    def _attempt(self, file: StageFile, expected: str | None) -> _Outcome:
+    def _attempt(self, file: RemoteFile, expected: str | None) -> _Outcome:
         twice = expected is None and self._verify == "strict"
         with self._cache.room(file.key, file.size * (2 if twice else 1)) as room:
             target = room.folder / "data"
@@ -218,7 +221,7 @@ class Fetcher:
             self.counters.add(files_fetched=1, fetched_bytes=file.size)
             return _Outcome(True, download.sha256)
 
-    def _problem(self, file: StageFile, target: Path, download: Download, expected: str | None) -> str | None:
+    def _problem(self, file: RemoteFile, target: Path, download: Download, expected: str | None) -> str | None:
         """What is wrong with a fetched file; None: nothing."""
         size = target.stat().st_size
         if size != file.size:
@@ -228,21 +231,16 @@ class Fetcher:
         listed = self._remote.listed_md5(file)
         stated = download.stated_md5 | ({listed} if listed else set())
         if stated and download.md5 not in stated:
-            return "its content is not what the stage says (another md5)"
+            return "its content is not what the store says (another md5)"
         try:
             rows = pq.read_metadata(target).num_rows
         except (pa.ArrowException, OSError):
             return "it is no whole Parquet file"
         if rows != file.rows:
             return f"{rows} rows came, {file.rows} were written"
-        if not stated and self._verify != "strict" and not self._warned:
+        if not stated and self._verify != "strict" and not self._warned and (warning := self._remote.unverified(file)):
             self._warned = True
-            warnings.warn(
-                f"{self._remote.shown(file.path)}: the stage states no digest of its files, so that size and footer "
-                "decide whether a fetch went well. FileSet(..., verify='strict') fetches each twice and compares.",
-                UserWarning,
-                stacklevel=2,
-            )
+            warnings.warn(warning, UserWarning, stacklevel=2)
         return None
 
 
@@ -261,9 +259,9 @@ class ReadAhead:
         files: The files in the order in which they will be opened, and what fetches each.
     """
 
-    def __init__(self, files: Iterator[tuple[Fetcher, StageFile]]) -> None:
+    def __init__(self, files: Iterator[tuple[Fetcher, RemoteFile]]) -> None:
         self._files = files
-        self._next: deque[tuple[Fetcher, StageFile]] = deque()
+        self._next: deque[tuple[Fetcher, RemoteFile]] = deque()
         self._lock = threading.Lock()
         self._ahead: OrderedDict[str, tuple[int, Future[str] | None]] = OrderedDict()
         self._seen: set[str] = set()
@@ -275,7 +273,7 @@ class ReadAhead:
         with self._lock:
             self._fill()
 
-    def reached(self, file: StageFile) -> None:
+    def reached(self, file: RemoteFile) -> None:
         """Told when a file is about to be opened."""
         with self._lock:
             self._seen.add(file.key)
@@ -301,7 +299,7 @@ class ReadAhead:
     def _look(self) -> bool:
         """Look at the next files; False: there are no more."""
         self._next.extend(islice(self._files, _FILES_WANTED))
-        wanted: dict[Fetcher, list[StageFile]] = {}
+        wanted: dict[Fetcher, list[RemoteFile]] = {}
         for fetcher, file in self._next:
             if not fetcher.cached(file):
                 wanted.setdefault(fetcher, []).append(file)
@@ -321,7 +319,7 @@ class ReadAhead:
             self._ahead.clear()
 
 
-def read_ahead(files: Iterator[tuple[Fetcher, StageFile]]) -> ReadAhead:
+def read_ahead(files: Iterator[tuple[Fetcher, RemoteFile]]) -> ReadAhead:
     """Begin to fetch files where that can be done; whoever opens one gets its error.
 
     Args:

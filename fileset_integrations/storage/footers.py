@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fileset_integrations.errors import FileSetCorruptError, SchemaMismatchError
-from fileset_integrations.storage.directory import Storage
+from fileset_integrations.storage.base import Storage
 
 _READERS = 16  # reading a footer is mostly waiting, for a disk or for a bucket
 

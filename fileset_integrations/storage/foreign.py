@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from fileset_integrations.errors import FileSetLocationError, FileSetNotFoundError
 from fileset_integrations.manifest import DataFile, Manifest, file_table, natural_key
-from fileset_integrations.storage.directory import Storage
+from fileset_integrations.storage.base import Storage
 from fileset_integrations.storage.footers import common_schema, read_footers, total_nulls
 
 _PARQUET = (".parquet", ".parq", ".pq")

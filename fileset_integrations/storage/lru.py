@@ -11,7 +11,8 @@ root/parts/ab03...-4.100/  what is being written for a name, and the bytes that 
 ```
 
 The folder itself says what there is, so that no index can be lost or be at odds with it. Only files that lie where this
-module puts them, under names that it gives, are ever removed.
+module puts them, under names that it gives, are ever removed. What a process left that was killed is removed when room
+is made, and when another process first uses the folder: nobody holds its lock any more.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _STEP = 32
 _SPARE_BYTES = 64 * 2**10  # left free on the disk, for what lies beside these files and for what blocks round up
 _BLOCK = 512  # bytes that `st_blocks` counts, whatever the file system
+_cleared: set[tuple[Path, int]] = set()  # folders and the processes that have used them
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,17 @@ class LruFiles:
             raise FileSetLocationError(
                 f"{root}: cannot make the folder ({error.strerror}). Pass another cache_dir=."
             ) from error
+        if (root, os.getpid()) not in _cleared:
+            _cleared.add((root, os.getpid()))
+            with suppress(OSError):  # a folder that may only be read
+                self._clear()
+
+    def _clear(self) -> None:
+        """Remove what processes that ended were writing."""
+        if self._parts():
+            with self._total_lock():
+                left = [part for part in self._parts() if self._is_abandoned(part, None)]
+                self._set_total(self._total() - sum(self._unlink(part.path) for part in left))
 
     @contextmanager
     def lock(self, name: str, wait: bool = True) -> Iterator[bool]:

@@ -8,80 +8,27 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import io
-import random
 import re
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from ssl import SSLCertVerificationError
 
 from fileset_integrations.errors import FileSetCorruptError, FileSetError, FileSetFetchError, StageFileNotFoundError
 from fileset_integrations.storage.connecting import SnowflakeSession
+from fileset_integrations.storage.downloads import Download, Patience
 from fileset_integrations.storage.http import PASSING_STATUSES, RENEW_STATUSES, HttpClient, can_pass
 from fileset_integrations.storage.locations import StageLocation, literal
+from fileset_integrations.storage.ranges import RangeFile
 
 _CHUNK_BYTES = 2**20
 _URL_S = 3600  # the longest that stages of every kind allow
 _RENEW_AFTER_S = 0.75 * _URL_S
 _URLS_AT_ONCE = 64
-_ATTEMPTS = 6  # without a byte received; waits of 0.2, 0.4, ... 3.2 s between them
-_ALL_ATTEMPTS = 30
-_FIRST_WAIT_S = 0.2
-_LONGEST_WAIT_S = 10.0
 _RENEWALS = 2  # fresh URLs in a row that do not help
-_TAIL_BYTES = 64 * 2**10
 _MD5 = re.compile(r"[0-9a-f]{32}")
-
-
-@dataclass(slots=True)
-class Download:
-    """A file that was downloaded.
-
-    Attributes:
-        sha256: Of what arrived, hex.
-        md5: Likewise; "" where it was not asked for.
-        stated_md5: What the responses say of the file's md5, hex; empty where they say nothing.
-    """
-
-    sha256: str
-    md5: str
-    stated_md5: set[str] = field(default_factory=set)
-
-
-class Patience:
-    """Counts failures of one transfer that may pass, and waits longer after each."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._fruitless = self._failures = 0
-
-    def progress(self) -> None:
-        """Note that bytes arrived."""
-        self._fruitless = 0
-
-    def wait(self, cause: str, seconds: float | None = None) -> None:
-        """Wait for the next attempt.
-
-        Args:
-            cause: What failed.
-            seconds: How long the server asks to wait.
-
-        Raises:
-            FileSetFetchError: It has failed too often.
-        """
-        self._fruitless += 1
-        self._failures += 1
-        if self._fruitless >= _ATTEMPTS or self._failures >= _ALL_ATTEMPTS:
-            raise FileSetFetchError(
-                f"{self._what}: cannot be fetched, {cause}; {self._failures} attempts. What is fetched already stays: "
-                "run it again once the stage answers."
-            )
-        growing = _FIRST_WAIT_S * 2 ** (self._fruitless - 1) * random.uniform(0.75, 1.25)
-        time.sleep(min(max(growing, seconds or 0.0), _LONGEST_WAIT_S))
 
 
 class PresignedUrls:
@@ -285,55 +232,3 @@ def stated_md5(response: HTTPResponse) -> set[str]:
         if _MD5.fullmatch(digest):
             found.add(digest)
     return found
-
-
-class RangeFile(io.RawIOBase):
-    """A remote file to read and seek in. The first read near its end brings a Parquet footer in one go.
-
-    Args:
-        read: Gives bytes [first, last).
-        size: Bytes of the file.
-    """
-
-    def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
-        super().__init__()
-        self._read_range, self._size = read, size
-        self._position = 0
-        self._kept, self._kept_from = b"", size
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(base + offset, 0)
-        return self._position
-
-    def readinto(self, out: bytearray | memoryview) -> int:  # type: ignore[override]
-        data = self.read(len(out))
-        out[: len(data)] = data
-        return len(data)
-
-    def readall(self) -> bytes:
-        return self.read(-1)
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        first = min(self._position, self._size)
-        last = self._size if size is None or size < 0 else min(first + size, self._size)
-        if first >= last:
-            return b""
-        if (first < self._kept_from and last == self._size) or first >= self._size - _TAIL_BYTES:
-            if first < self._kept_from:
-                self._kept_from = min(first, max(self._size - _TAIL_BYTES, 0))
-                self._kept = self._read_range(self._kept_from, self._size)
-            data = self._kept[first - self._kept_from : last - self._kept_from]
-        else:
-            data = self._read_range(first, last)
-        self._position = last
-        return data

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -10,10 +9,9 @@ from pathlib import Path
 
 from fileset_integrations.errors import FileSetFetchError, SnowflakeError, StageFileNotFoundError
 from fileset_integrations.storage.connecting import SnowflakeSession
+from fileset_integrations.storage.downloads import Download, Patience, digest_file
 from fileset_integrations.storage.locations import StageLocation, literal
-from fileset_integrations.storage.presigned import Download, Patience
 
-_CHUNK_BYTES = 2**20
 _NO_SUCH_FILE = 253006  # the connector's own number, for a GET that matches nothing
 
 
@@ -80,15 +78,3 @@ def _get(location: StageLocation, path: str, folder: Path) -> str:
     # https://docs.snowflake.com/en/sql-reference/sql/get; a file's own path matches that file, and such whose names
     # go on after it, which do no harm in a folder of our own.
     return f"GET {location.reference(path)} {literal(f'file://{folder}/')}"
-
-
-def digest_file(path: Path, with_md5: bool) -> Download:
-    """Digests of a file."""
-    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
-    buffer = memoryview(bytearray(_CHUNK_BYTES))
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            sha256.update(buffer[:count])
-            if with_md5:
-                md5.update(buffer[:count])
-    return Download(sha256.hexdigest(), md5.hexdigest() if with_md5 else "")

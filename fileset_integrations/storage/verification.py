@@ -9,11 +9,11 @@ from typing import Any
 
 from fileset_integrations.errors import FileSetCorruptError
 from fileset_integrations.manifest import Manifest
-from fileset_integrations.storage.directory import Storage
+from fileset_integrations.storage.base import Storage
 from fileset_integrations.storage.footers import read_footer, same_columns
 
 _THREADS = 4
-_READ_BYTES = 2**20
+_READ_BYTES = 16 * 2**20  # each read is a request where the file lies elsewhere
 
 
 def find_problems(

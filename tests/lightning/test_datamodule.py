@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from fileset_integrations import Columns, FileSet, FileSetReader, Shard
 from fileset_integrations.columns import Category
-from fileset_integrations.errors import SchemaMismatchError, SpecError
+from fileset_integrations.errors import FileSetLocationError, SchemaMismatchError, SpecError
 from fileset_integrations.lightning import FileSetDataModule
 from tests.support.data import fileset_of, numbered, numbered_tables, table
 from tests.support.fitting import (
@@ -143,6 +143,15 @@ def test_hyperparameters_are_plain_and_hold_no_secret(datamodule, train, val, tm
     assert hyperparameters["batch_size"] == BATCH
     assert secret.encode() not in (tmp_path / "batch-2").read_bytes()
     assert secret not in str(dm) + repr(dm) + str(dm.hparams)
+
+
+@pytest.mark.parametrize("argument", ["train", "val"])
+def test_a_url_with_credentials_is_refused_before_it_is_kept(argument, train):
+    where = "s3://AKIAKEY:hunter2@bucket/sets/x"
+
+    for source in (where, [train, where], [3, where]):
+        with pytest.raises(FileSetLocationError, match=r"^s3://\.\.\.: user and password stand in the URL"):
+            FileSetDataModule(**{argument: source}, batch_size=2)
 
 
 def test_text_of_a_module_has_no_side_effects(datamodule, train, monkeypatch):
