@@ -25,10 +25,11 @@ from unittest import mock
 
 QUERY = "SELECT i, (i % 7)::FLOAT AS x, (2 * (i % 7))::FLOAT AS y FROM range(64) t(i)"
 INSTALL = re.compile(r'Install it with: pip install "fileset-integrations\[([a-z0-9,]+)\]"$')
-# matplotlib, of the recipes, brings Pillow.
+# matplotlib, of the recipes, brings Pillow; TensorFlow requires Keras.
 ALSO = {
     "recipes": ("lightning", "keras", "images"),
     "all": ("recipes", "tensorflow", "jax", "ray", "s3", "snowflake", "sweep"),
+    "tensorflow": ("keras",),
 }
 NOBODY = "http://127.0.0.1:9"
 THOROUGH = os.environ.get("FILESET_SOAK") == "1"
@@ -368,7 +369,7 @@ def surprise(check: Check, installed: set[str]) -> str | None:
 
 def main(extras: list[str]) -> None:
     installed = set(extras)
-    for extra in ("all", "recipes"):
+    for extra in ("all", "recipes", "tensorflow"):
         installed.update(ALSO[extra] if extra in installed else ())
     warnings.simplefilter("ignore")
     surprises = 0
