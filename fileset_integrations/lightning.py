@@ -19,17 +19,15 @@ from fileset_integrations.errors import MissingDependencyError, SpecError, how_t
 from fileset_integrations.fileset import FileSet
 from fileset_integrations.fits import fit_once
 from fileset_integrations.loader import FileSetLoader
-from fileset_integrations.plan import Plan
 from fileset_integrations.reader import BlockMode, FileSetReader, Transform
 from fileset_integrations.spec import Shard
 from fileset_integrations.torch import check_pinning, current_shard, gpu_available
+from fileset_integrations.trainer_loaders import PredictLoader, Progress, TrainerLoader
 from fileset_integrations.views import FileSetLike, as_fileset, is_fileset_like, shown
 
 try:
-    from lightning.pytorch import LightningDataModule, Trainer
-    from lightning.pytorch.overrides import distributed
+    from lightning.pytorch import LightningDataModule
     from lightning.pytorch.strategies import ModelParallelStrategy
-    from lightning.pytorch.trainer.states import TrainerStatus
 except ImportError as error:  # pragma: no cover - seen only where lightning is not installed
     raise MissingDependencyError(f"{error}. Lightning is optional. {how_to_install('lightning')}") from error
 
@@ -214,9 +212,9 @@ class FileSetDataModule(LightningDataModule):
         self.setup()
         for loader in self._made.get(stage, ()):
             loader.retire()
-        kind: type[FileSetLoader] = _PredictLoader if stage == "predict" else _Loader
+        kind: type[FileSetLoader] = PredictLoader if stage == "predict" else TrainerLoader
         # Not that of the module, which may be another trainer's while this one is in the midst of an epoch.
-        progress = _Progress(self.trainer)
+        progress = Progress(self.trainer)
         loaders = [
             kind(
                 self._reader(stage, place),
@@ -341,74 +339,3 @@ class FileSetDataModule(LightningDataModule):
             del self._readers[key]
         if "train" in stages:
             self._resume = None
-
-
-class _Progress:
-    """How far a trainer has come, for loaders: they may outlive it, and must not keep it."""
-
-    def __init__(self, trainer: Trainer | None) -> None:
-        self._trainer = None if trainer is None else weakref.ref(trainer)
-
-    def _running(self) -> Trainer | None:
-        trainer = None if self._trainer is None else self._trainer()
-        return None if trainer is None or trainer.state.status == TrainerStatus.FINISHED else trainer
-
-    def epoch(self) -> int | None:
-        """The epoch that it is in; None where there is no trainer, or it is done."""
-        trainer = self._running()
-        return None if trainer is None else trainer.current_epoch
-
-    def trained(self) -> int | None:
-        """Batches of that epoch that were trained on."""
-        # "Processed", not "completed": that is counted after the hooks in which checkpoints are taken, and Lightning
-        # itself counts it on when it resumes. A batch on which an exception struck is in neither.
-        trainer = self._running()
-        done = None if trainer is None else trainer.fit_loop.epoch_loop.batch_progress.current
-        return None if done is None else done.processed  # type: ignore[attr-defined]
-
-
-class _Loader(FileSetLoader):
-    """A loader that hears its epoch from any trainer: Lightning tells it to the samplers of batch samplers.
-
-    Of one that was given the loader without its module, nothing else is known; and it restores no state of loaders
-    from a checkpoint of an epoch's end (seen with Lightning 2.6).
-    """
-
-    @property
-    def batch_sampler(self) -> Any:
-        return _Sampler(self)
-
-
-class _Sampler:
-    def __init__(self, loader: FileSetLoader) -> None:
-        self.batch_size, self.set_epoch = loader.reader.batch_size, loader.tell_epoch
-
-    @property
-    def sampler(self) -> _Sampler:  # not an attribute: nothing here may wait for the collector of cycles
-        return self
-
-
-class _PredictLoader(FileSetLoader):
-    """A loader that says which rows its batches hold, where Lightning's prediction writers look for it."""
-
-    @property
-    def batch_sampler(self) -> Any:
-        return _Places(self.reader.plan)
-
-
-# A name of Lightning's own, which a later one may lack: writers are told no rows then.
-class _Places(getattr(distributed, "_IndexBatchSamplerWrapper", object)):  # type: ignore[misc]
-    # Of Lightning's class it has the type, by which it is known, and the one attribute that is read.
-    def __init__(self, plan: Plan) -> None:
-        self.seen_batch_indices = _BatchPlaces(plan)
-
-
-class _BatchPlaces(Sequence[list[int]]):
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-
-    def __len__(self) -> int:
-        return self._plan.num_batches
-
-    def __getitem__(self, index: Any) -> Any:
-        return list(self._plan.places(index))

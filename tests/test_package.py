@@ -29,7 +29,7 @@ ORDER = (
     *("making", "data_files", "fileset", "views", "fits", "kept", "blocks", "block_files", "mapped"),
     *("gathering", "assembly", "by_index", "states", "reader", "epochs", "checkpoints", "waiting", "mixing"),
     *("profiles", "throughput", "measuring", "report"),
-    *("callbacks", "torch", "loader", "tensorflow", "lightning", "keras", "ray"),
+    *("callbacks", "torch", "loader", "trainer_loaders", "tensorflow", "lightning", "keras", "ray"),
     *("summary", "plots", "outcome", "models", "tasks", "schemas", "choices", "config_table", "mistakes", "results"),
     *("sweeps", "study", "runs", "train", "cli"),
 )
