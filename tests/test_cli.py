@@ -227,7 +227,9 @@ def test_a_query_that_is_no_utf_8_is_refused_in_any_locale(tmp_path):
 def test_a_closed_stream_is_none_that_anybody_reads(closed, made):
     command = f"{sys.executable} -c '{PROGRAM}' info {made}/rows {closed}&-"
 
-    assert subprocess.run(["bash", "-c", command], capture_output=True, timeout=60).returncode == 0
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("place", [0, 2])

@@ -153,10 +153,6 @@ def fileset(
 
 def run() -> None:
     """Run the command that the process was started with, until it ends or is stopped by a signal."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started this; its number is not to become another file's
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            setattr(sys, name, os.fdopen(nowhere, "w", encoding="utf-8", closefd=False))
     for number in _STOPPING:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
             signal.signal(number, _stop)
