@@ -155,8 +155,9 @@ class Manifest:
             FileSetCorruptError: The bytes are not what `to_bytes` wrote, or name files outside the FileSet.
         """
         try:
-            file = pq.ParquetFile(io.BytesIO(data))
-            table, metadata = file.read(), file.metadata.metadata or {}
+            file = pq.ParquetFile(pa.BufferReader(data))
+            # On this thread: a process that ends while one of Arrow's lets go of Python's bytes is aborted (Arrow 26).
+            table, metadata = file.read(use_threads=False), file.metadata.metadata or {}
             text = metadata[_METADATA_KEY]
             facts = json.loads(text)
             files = table.replace_schema_metadata(None).cast(_TABLE_SCHEMA)

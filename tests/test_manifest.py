@@ -3,6 +3,9 @@
 import io
 import itertools
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fileset_integrations import FileSet
 from fileset_integrations import manifest as manifest_module
 from fileset_integrations.errors import FileSetCorruptError
 from fileset_integrations.manifest import (
@@ -184,6 +188,22 @@ def test_a_large_file_of_one_row_group_is_one_block():
     files = file_table([DataFile("a", BLOCK_ROWS + 1, 1, None, (BLOCK_ROWS + 1,))])
 
     assert a_manifest(files=files).blocks().rows.tolist() == [BLOCK_ROWS + 1]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted as Linux shows them")
+def test_opening_leaves_no_thread_of_arrows_that_the_end_of_the_process_could_strike(tmp_path):
+    program = f"""if True:
+        import os
+        import pyarrow.parquet
+        from fileset_integrations import FileSet
+        before = os.listdir("/proc/self/task")
+        FileSet(target_stage_loc={str(tmp_path)!r}, name="ten")
+        print(len(os.listdir("/proc/self/task")) - len(before))"""
+    FileSet.make(target_stage_loc=tmp_path, name="ten", query="SELECT 1 AS a")
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+
+    assert int(done.stdout) == 0
 
 
 def test_a_table_of_a_million_files_opens():
