@@ -17,7 +17,7 @@ TOOLS = {"dev", "docs"}  # for whoever works on the package; `docs` is tried by 
 ALONE = sorted(set(declared()) - TOOLS - {""})
 # Keras needs a backend beside it. Those without torch and TensorFlow share an environment where time is short.
 TOGETHER = [["keras", "jax"], ["keras", "tensorflow"], ["recipes", "sweep"]]
-FEW = [["images", "jax", "snowflake", "sweep"], ["keras", "jax"], ["lightning"], ["tensorflow"], ["recipes"]]
+FEW = [["images", "jax", "snowflake", "sweep"], ["tensorflow"], ["recipes"]]
 TRIED = [[one] for one in ALONE if one != "all"] + TOGETHER if SOAK else FEW
 PROFILE = "extras"
 
