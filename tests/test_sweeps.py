@@ -20,7 +20,7 @@ from fileset_integrations import making, plots, results, schemas, sweeps
 from fileset_integrations.errors import SpecError
 from fileset_integrations.results import Result
 from fileset_integrations.runs.filesets import make_filesets
-from tests.support import ROOT, SOAK, count
+from tests.support import ROOT, SOAK
 from tests.support.app import TINY, commands_of, fileset_train
 
 
@@ -133,9 +133,10 @@ GRID, EIGHT, SEARCH = commands_of(ROOT / "docs" / "sweeps.md") if (ROOT / "docs"
 
 @pytest.mark.slow
 @pytest.mark.checkout
+@pytest.mark.skipif(not SOAK, reason="in soak: another test runs eight jobs at once, of which one raises")
 def test_jobs_at_once_by_joblib_share_one_fileset_that_is_made_once(tmp_path):
-    num_jobs = count(4, 8)
-    done = in_a_process(tmp_path, *(EIGHT if SOAK else (argument.replace("seed=0,1", "seed=0") for argument in EIGHT)))
+    num_jobs = 8
+    done = in_a_process(tmp_path, *EIGHT)
 
     folder = tmp_path / "logs" / "eight"
     assert done.returncode == 0, done.stderr[-3000:]
