@@ -28,7 +28,8 @@ from fileset_integrations.storage.connecting import Result, SnowflakeSession
 from fileset_integrations.storage.footers import common_schema, read_footers, total_nulls
 from fileset_integrations.storage.listing import Listed, require_server_side
 from fileset_integrations.storage.locations import identifier
-from fileset_integrations.storage.stage import RUN, StageStorage
+from fileset_integrations.storage.remote import RUN
+from fileset_integrations.storage.stage import StageStorage
 
 NAME = "snowflake"
 

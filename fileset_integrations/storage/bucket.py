@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -27,9 +25,8 @@ from fileset_integrations.manifest import MANIFEST_NAME, Manifest
 from fileset_integrations.storage.drivers import Driver, DriverFiles
 from fileset_integrations.storage.fetching import Verify
 from fileset_integrations.storage.ranges import RangeFile
-from fileset_integrations.storage.remote import RemoteStorage
+from fileset_integrations.storage.remote import RUN, RemoteStorage
 
-_RUN = "run-"
 # Stores without directories: for some of them, drivers take a request to make one as one to make the bucket.
 _FLAT = frozenset(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci"))
 
@@ -103,12 +100,6 @@ class BucketStorage(RemoteStorage):
     def names(self) -> list[str]:
         return sorted(path.split("/")[0] for path in self.find(self.location) if path.endswith(f"/{MANIFEST_NAME}"))
 
-    def stage(self, name: str) -> Path:
-        return Path(tempfile.mkdtemp(prefix="fileset-"))
-
-    def data_prefix(self, staged: Path) -> str:
-        return f"{_RUN}{uuid.uuid5(uuid.NAMESPACE_URL, staged.name)}/"
-
     def publish(
         self,
         staged: Path,
@@ -163,7 +154,7 @@ class BucketStorage(RemoteStorage):
         removed: list[str] = []
         for path in self.find(self.location):
             name, _, file = path.partition("/")
-            if file.startswith(_RUN) and file not in complete.get(name, ()):
+            if file.startswith(RUN) and file not in complete.get(name, ()):
                 self._remove(self.url(path))
                 removed.append(self.url(path))
         return removed

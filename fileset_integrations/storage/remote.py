@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import copy
 import os
+import tempfile
 import threading
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
@@ -21,6 +24,9 @@ from fileset_integrations.spec import as_int
 from fileset_integrations.storage.base import Storage
 from fileset_integrations.storage.fetched import FetchedFiles, file_key
 from fileset_integrations.storage.fetching import Fetcher, ReadAhead, Remote, RemoteFile, Verify, read_ahead
+
+# Such homes have no rename: a snapshot's data goes under a name of its own first, and the manifest last.
+RUN = "run-"
 
 
 class RemoteStorage(Storage):
@@ -69,6 +75,12 @@ class RemoteStorage(Storage):
         other = copy.copy(self)  # what is known of the place, and the connections to it, stay
         RemoteStorage.__init__(other, self._remote, *wanted, self._verify)
         return other
+
+    def stage(self, name: str) -> Path:
+        return Path(tempfile.mkdtemp(prefix="fileset-"))
+
+    def data_prefix(self, staged: Path) -> str:
+        return f"{RUN}{uuid.uuid5(uuid.NAMESPACE_URL, staged.name)}/"
 
     def open_file(self, root: str, manifest: Manifest, file: int) -> pa.NativeFile:
         return self._fetching().open(self._file(root, manifest, file))

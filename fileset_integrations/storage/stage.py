@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
-import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -39,10 +37,9 @@ from fileset_integrations.storage.listing import (
     require_server_side,
 )
 from fileset_integrations.storage.locations import StageLocation
-from fileset_integrations.storage.remote import RemoteStorage
+from fileset_integrations.storage.remote import RUN, RemoteStorage
 from fileset_integrations.storage.stage_files import StageFiles
 
-RUN = "run-"
 _UPLOADS = 4  # at once; each holds its file in memory
 # What Snowpark ML's FileSet has Snowflake write: the query's id in every name, files directly in the directory.
 _ANCESTORS_FILE = re.compile(r"data_([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})_[^/]*\.parquet")
@@ -187,12 +184,6 @@ class StageStorage(RemoteStorage):
         return found
 
     # --- writing ---
-
-    def stage(self, name: str) -> Path:
-        return Path(tempfile.mkdtemp(prefix="fileset-"))
-
-    def data_prefix(self, staged: Path) -> str:
-        return f"{RUN}{uuid.uuid5(uuid.NAMESPACE_URL, staged.name)}/"
 
     def publish(
         self,
